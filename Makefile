@@ -1,0 +1,39 @@
+# Every target sets up what it needs and costs seconds when there is nothing to do.
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+DATASETS := $(or $(DETECTRON2_DATASETS),datasets)
+QUICKSTART_DATA := $(DATASETS)/synthetic/Multi-sources/ms3_meta_data.csv
+QUICKSTART := output/quickstart
+
+.PHONY: install quickstart test test-slow lint
+
+install: $(INSTALLED)
+
+$(INSTALLED): requirements.txt setup.py tools/install_detectron2.py
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --no-compile --requirement requirements.txt
+	$(BIN)/python tools/install_detectron2.py
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	touch $@
+
+$(QUICKSTART_DATA): | $(INSTALLED)
+	$(BIN)/python datasets/prepare_synthetic.py --subsets ms3 --size 112 --clips 600 40 80
+
+# A run that was stopped goes on from its last checkpoint; delete $(QUICKSTART) to start over.
+$(QUICKSTART)/results.json: | $(INSTALLED) $(QUICKSTART_DATA)
+	$(BIN)/python tools/train_net.py --config-file configs/quickstart.yaml --resume OUTPUT_DIR $(QUICKSTART)
+
+quickstart: $(QUICKSTART)/results.json
+	@$(BIN)/python tools/show_results.py $(QUICKSTART)
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest
+
+test-slow: $(INSTALLED)
+	$(BIN)/python -m pytest -m slow
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy

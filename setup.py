@@ -1,0 +1,41 @@
+"""Package metadata of transavs. detectron2, which PyPI lacks, comes from tools/install_detectron2.py."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+setup(
+    name="transavs",
+    version="0.1.0.dev0",
+    description="Audio-visual segmentation on detectron2: TransAVS and the AVSBench benchmark",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    packages=find_packages(include=("transavs", "transavs.*")),
+    python_requires=">=3.10",
+    install_requires=[
+        "torch>=2.6",
+        "torchvision>=0.21",
+        "torchaudio>=2.6",
+        "numpy>=1.26",
+        "Pillow>=10",
+        "opencv-python-headless>=4.8",
+        "soundfile>=0.12",
+        "pycocotools>=2.0.8",
+        "fvcore>=0.1.5.post20221221",
+        "iopath>=0.1.9",
+        "matplotlib>=3.8",
+        "tabulate>=0.9",
+        "tensorboard>=2.15",
+        "tqdm>=4.66",
+        # What detectron2 imports beside the above.
+        "cloudpickle>=3",
+        "hydra-core>=1.3",
+        "omegaconf>=2.3",
+        "termcolor>=2.3",
+        "yacs>=0.1.8",
+    ],
+    extras_require={
+        "dev": ["pytest>=8", "ruff>=0.8", "mypy>=1.13"],
+    },
+)

@@ -1,0 +1,54 @@
+"""Small data on disk and small models that the tests share."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from transavs.config import load_config
+from transavs.data.avsbench import LAYOUTS, load_avsbench
+from transavs.data.synthetic import write_synthetic
+
+REPOSITORY = Path(__file__).parent.parent
+TINY_MODEL = [
+    *("MODEL.DEVICE", "cpu", "INPUT.IMAGE_SIZE", "32", "DATALOADER.NUM_WORKERS", "0", "SOLVER.IMS_PER_BATCH", "2"),
+    *("MODEL.RESNETS.BASIC_CHANNELS", "[8, 12, 16, 24]", "MODEL.AUDIO_BACKBONE.SMALL_CHANNELS", "[4, 4, 8, 8]"),
+    *("MODEL.SEM_SEG_HEAD.CONVS_DIM", "16", "MODEL.SEM_SEG_HEAD.MASK_DIM", "16", "MODEL.TRANSAVS.HIDDEN_DIM", "16"),
+    *("MODEL.TRANSAVS.NUM_OBJECT_QUERIES", "5", "MODEL.TRANSAVS.DIM_FEEDFORWARD", "32"),
+]
+
+
+@pytest.fixture(scope="session")
+def tiny_datasets(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A $DETECTRON2_DATASETS with synthetic and AVSBench_object trees of a few clips (read only)."""
+    root = tmp_path_factory.mktemp("datasets")
+    for folder in ("synthetic", "AVSBench_object"):
+        write_synthetic(root / folder, sorted(LAYOUTS), {"train": 4, "val": 2, "test": 3}, size=40, seed=3)
+    return root
+
+
+@pytest.fixture
+def ms3_records(tiny_datasets: Path) -> list[dict]:
+    return load_avsbench(tiny_datasets / "synthetic", "ms3", "test")
+
+
+@pytest.fixture
+def tiny_cfg():
+    """The quickstart's config, shrunk; a fresh copy per test."""
+    torch.manual_seed(0)
+    return load_config(REPOSITORY / "configs/quickstart.yaml", TINY_MODEL)
+
+
+@pytest.fixture(scope="session")
+def run_train_net(tiny_datasets: Path):
+    """Runs tools/train_net.py with the given arguments in a process of its own, on the tiny data."""
+
+    def run(*arguments: object, datasets: Path = tiny_datasets) -> subprocess.CompletedProcess:
+        command = [sys.executable, REPOSITORY / "tools/train_net.py", *map(str, arguments)]
+        environment = os.environ | {"DETECTRON2_DATASETS": str(datasets)}
+        return subprocess.run(command, env=environment, capture_output=True, text=True, cwd=REPOSITORY, timeout=600)
+
+    return run

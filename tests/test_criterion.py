@@ -1,0 +1,133 @@
+"""The criterion: what the queries say together, which label each gets, and the odd cases."""
+
+import pytest
+import torch
+
+from transavs.engine.hooks import threshold_at
+from transavs.modeling.criterion import AVSCriterion, joint_log_scores
+from transavs.modeling.losses import one_hot_masks
+from transavs.modeling.transavs import class_scores
+
+F, N, K, D = 3, 6, 2, 8
+
+
+def make_criterion(**changes) -> AVSCriterion:
+    names = ("loss_aqdl", "loss_aqml", "loss_ce", "loss_mask", "loss_dice")
+    settings = {
+        "hidden_dim": D,
+        "num_classes": K,
+        "weights": dict.fromkeys(names, 1.0),
+        "delta": 0.5,
+        "aqdl_distance": 1.0,
+        "aqdl_floor": 0.01,
+        "focal_alpha": -1.0,
+        "focal_gamma": 2.0,
+        "sharpness": 8.0,
+    }
+    return AVSCriterion(**(settings | changes))
+
+
+def make_outputs(seed: int = 0, **replaced: torch.Tensor) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    outputs = {
+        "audio_queries": torch.randn(F, N, D, generator=generator),
+        "pred_logits": torch.randn(F, N, K, generator=generator),
+        "pred_masks": torch.randn(F, N, 8, 8, generator=generator),
+    }
+    return {name: value.requires_grad_() for name, value in (outputs | replaced).items()}
+
+
+def test_joint_scores_equal_the_power_mean_per_pixel():
+    outputs = make_outputs()
+    p, m = outputs["pred_logits"].softmax(-1), outputs["pred_masks"].sigmoid()
+    for g in (1.0, 3.0):
+        scores = joint_log_scores(outputs["pred_logits"], outputs["pred_masks"], g).exp()
+        for f, c, y, x in ((0, 0, 0, 0), (1, 1, 3, 5), (2, 1, 7, 2)):
+            expected = sum((p[f, i, c] * m[f, i, y, x]).item() ** g for i in range(N)) ** (1 / g)
+            assert scores[f, c, y, x].item() == pytest.approx(expected, rel=1e-4)
+
+
+def test_sharp_joint_scores_decide_as_inference_does():
+    outputs = make_outputs()
+    p, m = outputs["pred_logits"].softmax(-1), outputs["pred_masks"].sigmoid()
+    sharp = joint_log_scores(outputs["pred_logits"], outputs["pred_masks"], 60.0)
+    best = torch.einsum("fnk,fnhw->fknhw", p, m).amax(2)
+    torch.testing.assert_close(sharp.exp(), best, rtol=0.05, atol=1e-6)
+    assert (
+        sharp.argmax(1) == class_scores(outputs["pred_logits"], outputs["pred_masks"]).argmax(1)
+    ).float().mean() > 0.95
+
+
+def test_a_query_is_sounding_when_more_than_half_of_it_lies_on_the_sounding_region():
+    masks = torch.zeros(1, 16, 16, dtype=torch.int64)
+    masks[:, :, 8:] = 1
+    pred_masks = torch.full((1, 3, 8, 8), -20.0)
+    pred_masks[0, 0, :, 5:] = 20  # all of it sounds
+    pred_masks[0, 1, :, 1:6] = 20  # two columns of five sound
+    pred_masks[0, 2, :, 2:7] = 20  # three of five
+    labels = make_criterion().query_labels(pred_masks, one_hot_masks(masks, K))
+    assert labels.tolist() == [[1, 0, 1]]
+
+
+def test_good_predictions_cost_less_than_bad_ones():
+    masks = torch.zeros(F, 32, 32, dtype=torch.int64)
+    masks[:, 8:24, 8:24] = 1
+    logits = torch.tensor([[8.0, -8.0]] * 3 + [[-8.0, 8.0]] * 3).expand(F, N, K)
+    shape = torch.where(masks[:, None, ::4, ::4] > 0, 10.0, -10.0).expand(F, N, 8, 8)
+    right = torch.cat([-shape[:, :3], shape[:, 3:]], 1)
+    totals = []
+    for pred_masks in (right, -right):
+        outputs = make_outputs(pred_logits=logits.clone(), pred_masks=pred_masks.clone())
+        losses = make_criterion(delta=1.0)(outputs, masks)
+        totals.append({name: value.item() for name, value in losses.items()})
+    assert totals[0]["loss_ce"] < 1e-3
+    assert totals[0]["loss_dice"] < 0.2 < 0.8 < totals[1]["loss_dice"]
+    assert totals[0]["loss_mask"] < totals[1]["loss_mask"]
+
+
+@pytest.mark.parametrize("filling", [0, 1])
+@pytest.mark.parametrize("confidence", [-9.0, 9.0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_silence_and_sound_everywhere_give_finite_losses_and_gradients(filling: int, confidence: float, dtype):
+    logits = torch.zeros(F, N, K)
+    logits[..., 1] = confidence  # S_1 and S_2 empty, or all queries
+    outputs = make_outputs(pred_logits=logits)
+    criterion = make_criterion()
+    with torch.autocast("cpu", torch.bfloat16, enabled=dtype is torch.bfloat16):
+        losses = criterion({name: value.to(dtype) for name, value in outputs.items()}, torch.full((F, 16, 16), filling))
+    sum(losses.values()).backward()
+    assert all(value.isfinite() for value in losses.values())
+    for value in outputs.values():
+        assert value.grad.isfinite().all()
+    if (confidence > 0) != (filling > 0):  # all wrong
+        assert outputs["pred_logits"].grad.abs().min() > 1e-4
+    assert (losses["loss_aqml"] > 0) == (confidence > 0)
+
+
+def test_the_thresholds_choose_the_queries():
+    outputs = make_outputs(pred_logits=torch.tensor([0.0, 1.0]).expand(F, N, K).clone())  # confidence 0.731
+    masks = torch.zeros(F, 16, 16, dtype=torch.int64)
+    criterion = make_criterion()
+    criterion.delta_1, criterion.delta_2 = 0.7, 0.75
+    assert criterion(outputs, masks)["loss_aqml"] == 0
+    criterion.delta_2 = 0.7
+    assert criterion(outputs, masks)["loss_aqml"] > 0
+
+
+def test_layers_are_weighted_and_named_alike():
+    outputs = make_outputs()
+    outputs["aux_outputs"] = [{name: outputs[name] for name in ("pred_logits", "pred_masks")}] * 2
+    weights = {"loss_aqdl": 0.0, "loss_aqml": 0.0, "loss_ce": 2.0, "loss_mask": 3.0, "loss_dice": 5.0}
+    masks = torch.randint(0, 2, (F, 16, 16))
+    losses, plain = make_criterion(weights=weights)(outputs, masks), make_criterion()(outputs, masks)
+    assert set(losses) == set(weights) | {f"loss_{n}_{i}" for n in ("ce", "mask", "dice") for i in (0, 1)}
+    for name in ("loss_ce", "loss_mask_1", "loss_dice_0"):
+        assert losses[name].item() == pytest.approx(weights[name.rstrip("_01")] * plain[name].item())
+
+
+def test_threshold_schedule_is_eq_18():
+    schedule = {"start": 0.55, "end": 0.65, "steps": 18, "period": 5000}
+    assert threshold_at(0, **schedule) == threshold_at(4999, **schedule) == 0.55
+    assert threshold_at(5000, **schedule) == pytest.approx(0.55 + 0.1 / 18)
+    assert threshold_at(89999, **schedule) == pytest.approx(0.55 + 0.1 * 17 / 18)
+    assert threshold_at(10**6, **schedule) == pytest.approx(0.65)

@@ -1,0 +1,139 @@
+"""AVSBench trees and the mapper, on files."""
+
+import copy
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import transforms as T
+from PIL import Image
+
+from transavs import AVSInputError
+from transavs.data.avsbench import load_avsbench, register_all_avsbench
+from transavs.data.dataset_mapper import AVSDatasetMapper, read_binary_mask
+
+
+def make_mapper(is_train: bool, flip: bool = False) -> AVSDatasetMapper:
+    augmentations = [T.Resize((20, 20)), *([T.RandomFlip(prob=1.0)] if flip else [])]
+    return AVSDatasetMapper(augmentations=augmentations, image_format="RGB", resize_masks=is_train)
+
+
+def test_records_of_both_subsets(tiny_datasets: Path):
+    root = tiny_datasets / "AVSBench_object"
+    train = load_avsbench(root, "s4", "train")
+    assert len(train) == 4
+    assert all(record["labeled_frames"] == [0] and len(record["mask_file_names"]) == 1 for record in train)
+    assert {len(record["file_names"]) for record in train} == {5}
+    for subset in ("s4", "ms3"):
+        for record in load_avsbench(root, subset, "test"):
+            assert record["labeled_frames"] == [0, 1, 2, 3, 4]
+            for path in (*record["file_names"], *record["mask_file_names"], record["audio_file"]):
+                assert Path(path).is_file()
+
+
+def test_registered_names_touch_the_disk_only_when_loaded(tmp_path: Path):
+    names = {
+        f"{source}_{subset}_{split}"
+        for source in ("avsbench", "synthetic")
+        for subset in ("s4", "ms3")
+        for split in ("train", "val", "test")
+    }
+    assert names <= set(DatasetCatalog.list())
+    assert MetadataCatalog.get("avsbench_s4_test").stuff_classes == ["background", "sounding"]
+    with pytest.raises(AssertionError, match="already registered"):
+        register_all_avsbench(tmp_path / "nowhere")
+
+
+def test_a_missing_tree_is_named_with_its_mend(tmp_path: Path):
+    with pytest.raises(
+        AVSInputError, match=r"s4_meta_data\.csv does not exist: get AVSBench-object .*DETECTRON2_DATASETS"
+    ):
+        load_avsbench(tmp_path, "s4", "train")
+
+
+def test_a_broken_csv_is_named(tmp_path: Path):
+    meta = tmp_path / "Multi-sources/ms3_meta_data.csv"
+    meta.parent.mkdir()
+    meta.write_text("video_id\na\n")
+    with pytest.raises(AVSInputError, match=r"ms3_meta_data\.csv lacks the column 'split'"):
+        load_avsbench(tmp_path, "ms3", "train")
+    meta.write_text("video_id,split\na,train\n")
+    with pytest.raises(AVSInputError, match="lists no clip with split 'val'"):
+        load_avsbench(tmp_path, "ms3", "val")
+
+
+def test_mapper_shapes(ms3_records: list[dict]):
+    before = copy.deepcopy(ms3_records[0])
+    train, test = make_mapper(True)(ms3_records[0]), make_mapper(False)(ms3_records[0])
+    assert ms3_records[0] == before
+    for clip in (train, test):
+        assert (clip["images"].shape, clip["images"].dtype) == ((5, 3, 20, 20), torch.uint8)
+        assert (clip["log_mel"].shape, clip["log_mel"].dtype) == ((5, 1, 96, 64), torch.float32)
+        assert clip["labeled_frames"].tolist() == [0, 1, 2, 3, 4]
+        assert (clip["height"], clip["width"]) == (40, 40)
+        assert set(clip["masks"].unique().tolist()) <= {0, 1}
+    assert train["masks"].shape == (5, 20, 20)
+    assert test["masks"].shape == (5, 40, 40)
+    assert torch.equal(test["masks"][1], torch.from_numpy(read_binary_mask(before["mask_file_names"][1])))
+
+
+def test_every_frame_and_mask_is_flipped_alike(ms3_records: list[dict]):
+    plain, flipped = make_mapper(True)(ms3_records[0]), make_mapper(True, flip=True)(ms3_records[0])
+    assert torch.equal(flipped["images"], plain["images"].flip(-1))
+    assert torch.equal(flipped["masks"], plain["masks"].flip(-1))
+    assert torch.equal(flipped["log_mel"], plain["log_mel"])
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB"])
+def test_masks_of_every_mode_read_alike(tmp_path: Path, mode: str):
+    mask = np.zeros((6, 8), dtype=np.uint8)
+    mask[2:4, 3:7] = 255
+    image = Image.fromarray(mask)
+    if mode == "P":
+        image = Image.fromarray((mask > 0).astype(np.uint8))
+        image.putpalette([0, 0, 0, 128, 0, 0])
+    image.convert(mode).save(tmp_path / "mask.png")
+    assert np.array_equal(read_binary_mask(str(tmp_path / "mask.png")), mask > 0)
+
+
+@pytest.fixture
+def record(ms3_records: list[dict], tmp_path: Path) -> dict:
+    """A record whose files may be broken."""
+    changed = copy.deepcopy(ms3_records[0])
+    for name in ("file_names", "mask_file_names"):
+        folder = tmp_path / name
+        folder.mkdir()
+        changed[name] = [shutil.copy(path, folder) for path in changed[name]]
+    changed["audio_file"] = shutil.copy(changed["audio_file"], tmp_path)
+    return changed
+
+
+@pytest.mark.parametrize("name", ["file_names", "mask_file_names"])
+def test_a_picture_that_is_none(record: dict, name: str):
+    path = Path(record[name][2])
+    path.write_bytes(path.read_bytes()[:60])
+    with pytest.raises(AVSInputError, match=f"{path.name} cannot be read as an image .*: (extract|restore)"):
+        make_mapper(True)(record)
+    path.unlink()
+    with pytest.raises(AVSInputError, match=f"{path.name} does not exist: (extract|restore)"):
+        make_mapper(True)(record)
+
+
+def test_sizes_that_differ(record: dict):
+    mask = Path(record["mask_file_names"][3])
+    Image.open(mask).resize((30, 40)).save(mask)
+    with pytest.raises(AVSInputError, match=f"{mask.name} is 30 x 40 pixels and its frame 40 x 40: restore"):
+        make_mapper(False)(record)
+    frame = Path(record["file_names"][4])
+    Image.open(frame).resize((40, 20)).save(frame)
+    with pytest.raises(AVSInputError, match=f"{frame.name} is 40 x 20 pixels and the first frame of its clip 40 x 40"):
+        make_mapper(False)(record)
+
+
+def test_a_missing_wav(record: dict):
+    Path(record["audio_file"]).unlink()
+    with pytest.raises(AVSInputError, match=r"\.wav does not exist: extract"):
+        make_mapper(True)(record)

@@ -1,0 +1,106 @@
+"""The evaluator: the same number whatever the batch size, the order and the split over ranks."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import torch.multiprocessing as mp
+from PIL import Image
+
+from transavs.data import AVSDatasetMapper
+from transavs.evaluation import AVSEvaluator, clip_fscore, clip_jaccard
+from transavs.evaluation.avs_evaluator import foreground_scores
+from transavs.evaluation.clip_figure import ClipFigure
+from transavs.evaluation.results import results_table, write_results
+
+
+def make_clips(count: int, size: int = 12) -> tuple[list[dict], list[dict]]:
+    """Clips with 5 frames, of which 1, 2, ... are labelled, some without any sounding pixel; and their scores."""
+    generator = torch.Generator().manual_seed(0)
+    inputs, outputs = [], []
+    for i in range(count):
+        labeled = torch.arange(1 + i % 5)
+        masks = (torch.rand(len(labeled), size, size, generator=generator) < 0.3).long() * (i % 3 > 0)
+        inputs.append({"video_id": f"clip{i}", "labeled_frames": labeled, "masks": masks})
+        scores = torch.rand(5, size, size, generator=generator)
+        outputs.append({"sem_seg": torch.stack([1 - scores, scores], 1)})
+    return inputs, outputs
+
+
+def evaluate(batches: list[list[int]], count: int = 11) -> dict:
+    inputs, outputs = make_clips(count)
+    evaluator = AVSEvaluator()
+    evaluator.reset()
+    for batch in batches:
+        evaluator.process([inputs[i] for i in batch], [outputs[i] for i in batch])
+    return evaluator.evaluate()
+
+
+def test_mean_over_clips_of_the_labelled_frames():
+    inputs, outputs = make_clips(4)
+    found = evaluate([[0, 1, 2, 3]], count=4)["sem_seg"]
+    pairs = [(o["sem_seg"][i["labeled_frames"], 1], i["masks"]) for i, o in zip(inputs, outputs, strict=True)]
+    assert found["J"] == pytest.approx(100 * sum(clip_jaccard(*pair) for pair in pairs) / 4)
+    assert found["F"] == pytest.approx(100 * sum(clip_fscore(*pair) for pair in pairs) / 4)
+
+
+def test_batches_and_order_do_not_change_the_result():
+    expected = evaluate([[i] for i in range(11)])
+    for size in (2, 4, 11):
+        assert evaluate([list(range(start, min(start + size, 11))) for start in range(0, 11, size)]) == expected
+    assert evaluate([[i] for i in torch.randperm(11).tolist()]) == expected
+
+
+def _evaluate_on_rank(rank: int, shares: list[list[int]], folder: Path) -> None:
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=len(shares)
+    )
+    found = evaluate([[i] for i in shares[rank]])
+    (folder / f"{rank}.json").write_text(json.dumps(found))
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize(
+    "shares",
+    [[[0, 1, 2, 3, 4, 5], [6, 7, 8, 9, 10]], [list(range(11)), []], [[0, 1, 2, 3, 4, 5, 6], [5, 6, 7, 8, 9, 10]]],
+)
+def test_two_ranks_give_one_ranks_result(tmp_path: Path, shares: list[list[int]]):
+    """Uneven, empty and overlapping shares alike: every clip counts once."""
+    mp.start_processes(_evaluate_on_rank, args=(shares, tmp_path), nprocs=2, start_method="spawn")
+    assert json.loads((tmp_path / "0.json").read_text()) == evaluate([[i] for i in range(11)])
+    assert json.loads((tmp_path / "1.json").read_text()) is None
+
+
+def test_foreground_is_everything_but_background():
+    sem_seg = torch.rand(2, 5, 3, 3).softmax(1)
+    torch.testing.assert_close(foreground_scores(sem_seg), sem_seg[:, 1:].sum(1))
+
+
+def test_figure_shows_the_clips(ms3_records: list[dict], tmp_path: Path):
+    mapper = AVSDatasetMapper(augmentations=[], image_format="RGB", resize_masks=False)
+    clips = [mapper(record) for record in ms3_records]
+    outputs = []
+    for clip in clips:
+        truth = clip["masks"].float()
+        outputs.append({"sem_seg": torch.stack([1 - truth, truth], 1)})
+    figure = ClipFigure(tmp_path / "out/figure.png", num_clips=2)
+    figure.reset()
+    figure.process(clips, outputs)
+    assert [picture.title.split()[0] for picture in figure._pictures] == [c["video_id"] for c in clips[:2]]
+    assert all("J 100.0" in picture.title for picture in figure._pictures)
+    figure.evaluate()
+    with Image.open(tmp_path / "out/figure.png") as image:
+        assert image.width > image.height > 300
+        assert len(image.convert("RGB").getcolors(2**20)) > 1000
+
+
+def test_results_as_file_and_table(tmp_path: Path):
+    values = {"J": 71.26, "F": 80.0, "J_silent": 1.0, "F_silent": 2.0}
+    write_results({"sem_seg": values}, tmp_path / "one.json")
+    assert json.loads((tmp_path / "one.json").read_text()) == values
+    write_results({"a": {"sem_seg": values}, "b": {"sem_seg": values}}, tmp_path / "two.json")
+    assert json.loads((tmp_path / "two.json").read_text()) == {"a": values, "b": values}
+    rows = [[cell.strip() for cell in row.split("|")[1:-1]] for row in results_table(values).splitlines()]
+    assert rows[0] == ["audio", "J", "F"]
+    assert rows[2:] == [["true", "71.3", "80.0"], ["silence", "1.0", "2.0"]]

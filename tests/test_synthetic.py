@@ -1,0 +1,119 @@
+"""The generated data set: layout, determinism, and that only the audio tells which objects sound."""
+
+import hashlib
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import soundfile
+
+from transavs.data.avsbench import load_avsbench
+from transavs.data.synthetic import TIMBRES, draw_sounding, write_synthetic
+from transavs.data.synthetic_scenes import LOOKS, MIN_VISIBLE, _bounce, render_clip
+from transavs.data.synthetic_sounds import gate, mix
+
+
+def digest(root: Path) -> str:
+    total = hashlib.sha256()
+    for path in sorted(root.rglob("*.*")):
+        total.update(str(path.relative_to(root)).encode() + path.read_bytes())
+    return total.hexdigest()
+
+
+def test_the_same_seed_gives_the_same_bytes(tmp_path: Path):
+    clips = {"train": 2, "test": 1}
+    write_synthetic(tmp_path / "a", ["s4", "ms3"], clips, size=24, seed=5)
+    write_synthetic(tmp_path / "b", ["ms3", "s4"], clips, size=24, seed=5, workers=2)
+    write_synthetic(tmp_path / "c", ["s4", "ms3"], clips, size=24, seed=6)
+    assert digest(tmp_path / "a") == digest(tmp_path / "b") != digest(tmp_path / "c")
+
+
+def test_layout_is_avsbench_objects(tiny_datasets: Path):
+    root = tiny_datasets / "synthetic"
+    s4, ms3 = root / "Single-source/s4_data", root / "Multi-sources/ms3_data"
+    assert (root / "Single-source/s4_meta_data.csv").read_text().startswith("name,start,category,split\n")
+    assert (root / "Multi-sources/ms3_meta_data.csv").read_text().startswith("video_id,split\n")
+    video = "ms3_test_0001_0"
+    assert {path.name for path in (ms3 / "visual_frames" / video).iterdir()} == {
+        f"{video}.mp4_{k}.png" for k in range(1, 6)
+    }
+    assert {path.name for path in (ms3 / "gt_masks/test" / video).iterdir()} == {
+        f"{video}_{k}.png" for k in range(1, 6)
+    }
+    assert len(list((s4 / "gt_masks/train").glob("*/*/*.png"))) == 4  # the first frame of each clip
+    assert len(list((s4 / "gt_masks/val").glob("*/*/*.png"))) == 10
+    wave, sample_rate = soundfile.read(ms3 / "audio_wav/test" / f"{video}.wav")
+    assert (wave.shape, sample_rate) == ((80000,), 16000)
+    for mask in ms3.glob("gt_masks/*/*/*.png"):
+        assert set(np.unique(cv2.imread(str(mask)))) <= {0, 255}
+
+
+def test_sound_and_mask_agree_second_by_second(tiny_datasets: Path):
+    """A second is near silent exactly where its mask is empty."""
+    loudness = {True: [], False: []}
+    for split in ("train", "val", "test"):
+        for record in load_avsbench(tiny_datasets / "synthetic", "ms3", split):
+            wave, _ = soundfile.read(record["audio_file"])
+            for second, path in enumerate(record["mask_file_names"]):
+                middle = wave[second * 16000 + 2000 : (second + 1) * 16000 - 2000]
+                loudness[bool(cv2.imread(path).any())].append(middle.std())
+    assert min(loudness[True]) > 0.02
+    assert max(loudness[False], default=0) < 0.01
+
+
+def test_which_object_sounds_does_not_depend_on_what_is_seen():
+    rng = np.random.default_rng(0)
+    single = np.array([draw_sounding("s4", 3, 5, rng) for _ in range(3000)])
+    assert (single.sum(1) == 1).all()
+    assert (single == single[:, :, :1]).all()
+    assert single[:, :, 0].mean(0) == pytest.approx([1 / 3] * 3, abs=0.03)
+    several = np.array([draw_sounding("ms3", 3, 5, rng) for _ in range(3000)])
+    assert np.ptp(several.mean((0, 2))) < 0.02
+    assert 0 < (~several.any(1)).mean() < 0.05
+    assert (several[:, :, 1:] != several[:, :, :-1]).any((1, 2)).mean() > 0.9
+
+
+def test_objects_stay_visible_and_masks_apart():
+    rng = np.random.default_rng(1)
+    for _ in range(10):
+        images, visible = render_clip(list(LOOKS.values())[:3], 5, 64, rng)
+        assert images.shape == (5, 64, 64, 3)
+        assert images.dtype == np.uint8
+        assert (visible.sum(0) <= 1).all()
+        # The smallest star covers about 0.17 ** 2 of the image, half of it may be hidden.
+        assert visible.mean((2, 3)).min() > 0.02 * MIN_VISIBLE
+
+
+def test_positions_bounce_inside_the_image():
+    positions = _bounce(np.linspace(-3, 3, 601))
+    assert positions.min() >= 0.14 - 1e-9
+    assert positions.max() <= 0.86 + 1e-9
+    assert np.abs(np.diff(positions)).max() <= 0.01 + 1e-9
+    assert _bounce(np.array(0.3)) == pytest.approx(0.3)
+
+
+def test_a_source_is_heard_in_its_seconds_only():
+    rng = np.random.default_rng(2)
+    sounding = np.array([[True, False, True, False, False]])
+    for name, timbre in TIMBRES.items():
+        wave = mix([timbre], sounding, 16000, rng).reshape(5, 16000)[:, 1000:-1000]
+        assert np.abs(wave).max() <= 1, name
+        assert wave[[0, 2]].std(1).min() > 20 * wave[[1, 3, 4]].std(1).max(), name
+    envelope = gate(sounding[0], 80000, 16000)
+    assert envelope.shape == (80000,)
+    assert envelope.reshape(5, 16000)[:, 1000:-1000].mean(1).tolist() == pytest.approx([1, 0, 1, 0, 0])
+
+
+def test_timbres_can_be_told_apart_by_their_mean_spectrum():
+    rng = np.random.default_rng(3)
+
+    def spectrum(name: str) -> np.ndarray:
+        power = np.abs(np.fft.rfft(TIMBRES[name](rng, 16000, 16000))) ** 2
+        bands = np.add.reduceat(power, np.geomspace(30, 7000, 24).astype(int))
+        return np.log(bands / bands.sum() + 1e-4)
+
+    known = {name: np.mean([spectrum(name) for _ in range(10)], 0) for name in TIMBRES}
+    for name in TIMBRES:
+        distances = {other: np.linalg.norm(spectrum(name) - mean) for other, mean in known.items()}
+        assert min(distances, key=distances.get) == name

@@ -1,0 +1,53 @@
+#!/usr/bin/env python
+"""Train or evaluate a model: tools/train_net.py --config-file configs/s4_r50.yaml [--eval-only] [KEY VALUE ...]."""
+
+from argparse import Namespace
+
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.config import CfgNode
+from detectron2.engine import default_argument_parser, default_setup, launch
+from detectron2.evaluation import verify_results
+from detectron2.utils import comm
+from detectron2.utils.logger import setup_logger
+
+from transavs.config import load_config
+from transavs.engine import AVSTrainer
+from transavs.engine.command_line import run_tool
+
+
+def setup(args: Namespace) -> CfgNode:
+    cfg = load_config(args.config_file, args.opts)
+    cfg.freeze()
+    default_setup(cfg, args)
+    setup_logger(output=cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="transavs")
+    return cfg
+
+
+def main(args: Namespace) -> None:
+    cfg = setup(args)
+    if args.eval_only:
+        model = AVSTrainer.build_model(cfg)
+        DetectionCheckpointer(model, save_dir=cfg.OUTPUT_DIR).resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
+        results = AVSTrainer.test(cfg, model)
+        if comm.is_main_process():
+            verify_results(cfg, results)
+        return
+    trainer = AVSTrainer(cfg)
+    trainer.resume_or_load(resume=args.resume)
+    trainer.train()
+
+
+def launch_from_command_line() -> None:
+    args = default_argument_parser().parse_args()
+    launch(
+        main,
+        args.num_gpus,
+        num_machines=args.num_machines,
+        machine_rank=args.machine_rank,
+        dist_url=args.dist_url,
+        args=(args,),
+    )
+
+
+if __name__ == "__main__":
+    run_tool(launch_from_command_line)

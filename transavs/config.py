@@ -1,0 +1,121 @@
+"""Every configuration key that transavs adds to detectron2's, with its default and the paper's symbol."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from detectron2.config import CfgNode as CN
+from detectron2.config import get_cfg
+
+from transavs.errors import AVSInputError
+
+
+def load_config(config_file: str | Path, overrides: Sequence[str] = ()) -> CN:
+    """detectron2's defaults, transavs's keys, a YAML file and ``KEY VALUE`` overrides, in this order.
+
+    Raises:
+        AVSInputError: the file is missing or broken, a key is unknown or a value of the wrong type.
+    """
+    cfg = get_cfg()
+    add_transavs_config(cfg)
+    if not Path(config_file).is_file():
+        raise AVSInputError(f"the config {str(config_file)!r} does not exist: name a file such as configs/s4_r50.yaml")
+    try:
+        cfg.merge_from_file(str(config_file))
+    except Exception as error:  # yacs and PyYAML raise many kinds, all about what the file holds
+        raise AVSInputError(f"{config_file}: {_one_line(error)}: correct the file, see transavs/config.py") from error
+    try:
+        cfg.merge_from_list(list(overrides))
+    except Exception as error:
+        raise AVSInputError(f"overrides {list(overrides)}: {_one_line(error)}: give KEY VALUE pairs") from error
+    return cfg
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error.args[0] if error.args else error).split())
+
+
+def add_transavs_config(cfg: CN) -> None:
+    """Add the keys of transavs to a detectron2 config, in place."""
+    _add_data_config(cfg)
+    _add_model_config(cfg)
+    _add_solver_config(cfg)
+
+
+def _add_data_config(cfg: CN) -> None:
+    # Frames of a clip, one per second: T.
+    cfg.INPUT.NUM_FRAMES = 5
+    # Side of the square network input in pixels; scoring is done at the masks' own size.
+    cfg.INPUT.IMAGE_SIZE = 224
+    # Audio of each test run: "true", "shuffled" (another clip's) and "silence". The first one names the plain J and F.
+    cfg.TEST.AUDIO_CONDITIONS = ["true"]
+    # Clips in the figure that an evaluation draws into OUTPUT_DIR; 0 draws none.
+    cfg.TEST.FIGURE_CLIPS = 6
+
+
+def _add_model_config(cfg: CN) -> None:
+    # Channels of res2 ... res5 of build_basic_resnet_backbone.
+    cfg.MODEL.RESNETS.BASIC_CHANNELS = [32, 64, 128, 256]
+
+    cfg.MODEL.AUDIO_BACKBONE = CN()
+    # Name in AUDIO_BACKBONE_REGISTRY.
+    cfg.MODEL.AUDIO_BACKBONE.NAME = "VGGish"
+    # State dict of the audio backbone alone, as a path or URL; loaded whether or not it is frozen. "" = random.
+    cfg.MODEL.AUDIO_BACKBONE.WEIGHTS = ""
+    # Keep the audio backbone as loaded: no gradient, evaluation mode.
+    cfg.MODEL.AUDIO_BACKBONE.FREEZE = True
+    # Channels of the audio embedding.
+    cfg.MODEL.AUDIO_BACKBONE.EMBED_DIM = 128
+    # Channels of SmallAudioNet's convolutions, each at half the resolution of the one before.
+    cfg.MODEL.AUDIO_BACKBONE.SMALL_CHANNELS = [16, 32, 64, 128]
+
+    # Name of the pixel decoder in SEM_SEG_HEADS_REGISTRY.
+    cfg.MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME = "FPNPixelDecoder"
+    # Channels of f_4 after W_2, eq. (7).
+    cfg.MODEL.SEM_SEG_HEAD.MASK_DIM = 256
+
+    cfg.MODEL.TRANSAVS = CN()
+    # Name in TRANSFORMER_DECODER_REGISTRY.
+    cfg.MODEL.TRANSAVS.TRANSFORMER_DECODER_NAME = "AudioQueryDecoder"
+    # N audio queries of d = HIDDEN_DIM channels.
+    cfg.MODEL.TRANSAVS.NUM_OBJECT_QUERIES = 300
+    cfg.MODEL.TRANSAVS.HIDDEN_DIM = 256
+    # N_1 layers of self-attention over the queries, N_2 of cross-attention to the image.
+    cfg.MODEL.TRANSAVS.ENC_LAYERS = 3
+    cfg.MODEL.TRANSAVS.DEC_LAYERS = 9
+    cfg.MODEL.TRANSAVS.NHEADS = 8
+    cfg.MODEL.TRANSAVS.DIM_FEEDFORWARD = 1024
+    cfg.MODEL.TRANSAVS.DROPOUT = 0.0
+    # Which seconds W_1 mixes into the queries of a frame: "frame" = those around the frame, "clip" = all T (eq. (1)).
+    cfg.MODEL.TRANSAVS.QUERY_MODE = "frame"
+    # Seconds on each side of the frame's own that "frame" sees.
+    cfg.MODEL.TRANSAVS.AUDIO_CONTEXT = 0
+    # Predict and apply the segmentation losses after every decoder layer.
+    cfg.MODEL.TRANSAVS.DEEP_SUPERVISION = True
+
+    # lambda_1 ... lambda_4 of eq. (13); MASK_WEIGHT is that of the focal loss on pixels.
+    cfg.MODEL.TRANSAVS.AQDL_WEIGHT = 2.0
+    cfg.MODEL.TRANSAVS.AQML_WEIGHT = 2.0
+    cfg.MODEL.TRANSAVS.CLASS_WEIGHT = 5.0
+    cfg.MODEL.TRANSAVS.MASK_WEIGHT = 5.0
+    cfg.MODEL.TRANSAVS.DICE_WEIGHT = 5.0
+    # Exponent g of the smooth maximum over queries that the pixel losses act on; 1 = plain sum.
+    cfg.MODEL.TRANSAVS.SHARPNESS = 8.0
+    # d_0 of eq. (10), and the least squared distance its reciprocal is taken of.
+    cfg.MODEL.TRANSAVS.AQDL_DISTANCE = 1.0
+    cfg.MODEL.TRANSAVS.AQDL_FLOOR = 0.01
+    # alpha and gamma of the focal loss (Lin et al. 2017); a negative alpha weights both classes alike.
+    cfg.MODEL.TRANSAVS.FOCAL_ALPHA = -1.0
+    cfg.MODEL.TRANSAVS.FOCAL_GAMMA = 2.0
+    # delta_1 and delta_2 of eq. (18): from a to b in STEPS steps, one every PERIOD iterations.
+    cfg.MODEL.TRANSAVS.DELTA_START = 0.55
+    cfg.MODEL.TRANSAVS.DELTA_END = 0.65
+    cfg.MODEL.TRANSAVS.DELTA_STEPS = 18
+    cfg.MODEL.TRANSAVS.DELTA_PERIOD = 5000
+
+
+def _add_solver_config(cfg: CN) -> None:
+    # Learning rate of the visual backbone relative to BASE_LR.
+    cfg.SOLVER.BACKBONE_MULTIPLIER = 0.1
+    # Used by LR_SCHEDULER_NAME WarmupPolyLR.
+    cfg.SOLVER.POLY_LR_POWER = 0.9
+    cfg.SOLVER.POLY_LR_CONSTANT_ENDING = 0.0

@@ -1,0 +1,204 @@
+"""Audio files -> mono 16 kHz -> VGGish log-mel examples, the one audio front-end of the project.
+
+Every example covers 0.96 s: 96 frames of 25 ms, 10 ms apart, in 64 mel bands. The constants are VGGish's own
+(Hershey et al. 2017) and fix what its published weights expect; they are no settings.
+"""
+
+import io
+import os
+import pickle
+import struct
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+import torch
+import torchaudio
+from torch import Tensor
+
+from transavs.errors import AVSInputError
+
+SAMPLE_RATE = 16000
+WINDOW, HOP, FFT = 400, 160, 512
+MEL_BANDS, MEL_LOW_HZ, MEL_HIGH_HZ = 64, 125.0, 7500.0
+LOG_OFFSET = 0.01
+EXAMPLE_FRAMES = 96
+
+# Audio condition of an evaluation -> suffix of its metrics. "shuffled" gives each clip the audio of another clip.
+AUDIO_CONDITIONS = {"true": "", "shuffled": "_shuffled", "silence": "_silent"}
+UNKNOWN_SIZES = (0, 0xFFFFFFFF)  # what streaming writers leave in a RIFF header
+
+
+def _mel_scale(hertz: np.ndarray) -> np.ndarray:
+    return 1127.0 * np.log1p(hertz / 700.0)
+
+
+@lru_cache(maxsize=1)
+def mel_matrix() -> Tensor:
+    """float64 (FFT // 2 + 1, MEL_BANDS): triangles linear in mel, without area normalisation, no weight at 0 Hz.
+
+    torchaudio's filter banks are linear in Hz, which VGGish's are not.
+    """
+    bins = _mel_scale(np.linspace(0.0, SAMPLE_RATE / 2, FFT // 2 + 1))[:, None]
+    edges = np.linspace(_mel_scale(np.array(MEL_LOW_HZ)), _mel_scale(np.array(MEL_HIGH_HZ)), MEL_BANDS + 2)
+    lower, centre, upper = edges[:-2], edges[1:-1], edges[2:]
+    weights = np.maximum(0.0, np.minimum((bins - lower) / (centre - lower), (upper - bins) / (upper - centre)))
+    weights[0] = 0.0
+    return torch.from_numpy(weights)
+
+
+def log_mel_spectrogram(wave: Tensor) -> Tensor:
+    """float64 mono 16 kHz (n,), n >= 400 -> float64 (frames, 64): natural logarithm of mel magnitude plus 0.01."""
+    # torch centres the window of 400 in the FFT's 512 samples, so this padding puts frame k at samples 160 k ... 160 k
+    # + 400 exactly; the shift inside the FFT turns phases only.
+    magnitude = torchaudio.functional.spectrogram(
+        wave,
+        pad=(FFT - WINDOW) // 2,
+        window=torch.hann_window(WINDOW, dtype=torch.float64),
+        n_fft=FFT,
+        hop_length=HOP,
+        win_length=WINDOW,
+        power=1.0,
+        normalized=False,
+        center=False,
+    )
+    return torch.log(magnitude.T @ mel_matrix() + LOG_OFFSET)
+
+
+def log_mel_examples(waveform: Tensor | np.ndarray, sample_rate: int) -> Tensor:
+    """Log-mel examples of a waveform, as VGGish and AVSBench compute them.
+
+    Args:
+        waveform: float in [-1, 1], mono (n,) or (channels, n).
+        sample_rate: in Hz; resampled to 16 kHz where it differs.
+
+    Returns:
+        float32 (seconds, 1, 96, 64); whole examples only, the rest of the waveform is dropped.
+    """
+    wave = torch.as_tensor(waveform, dtype=torch.float64)
+    if wave.ndim == 2:
+        wave = wave.mean(0)
+    if sample_rate != SAMPLE_RATE:
+        wave = torchaudio.functional.resample(wave, sample_rate, SAMPLE_RATE)
+    frames = log_mel_spectrogram(wave).float() if len(wave) >= WINDOW else torch.zeros(0, MEL_BANDS)
+    seconds = len(frames) // EXAMPLE_FRAMES
+    return frames[: seconds * EXAMPLE_FRAMES].reshape(seconds, 1, EXAMPLE_FRAMES, MEL_BANDS)
+
+
+def fit_seconds(examples: Tensor, seconds: int) -> Tensor:
+    """Cut to ``seconds`` examples or repeat the last one (silence where there is none), as AVSBench does."""
+    if not len(examples):
+        examples = log_mel_examples(torch.zeros(SAMPLE_RATE), SAMPLE_RATE)
+    missing = max(0, seconds - len(examples))
+    return torch.cat([examples[:seconds], examples[-1:].expand(missing, -1, -1, -1)])
+
+
+def _check_not_truncated(path: Path) -> None:
+    """libsndfile reads a RIFF file that ends early without a word; its header tells what should be there."""
+    with open(path, "rb") as file:
+        head = file.read(8)
+    if len(head) < 8:
+        raise AVSInputError(f"{path} is no audio file (it holds {len(head)} bytes): extract the audio again")
+    if head[:4] == b"RIFF":
+        size = struct.unpack("<I", head[4:])[0]
+        found = os.path.getsize(path)
+        if size not in UNKNOWN_SIZES and found < size + 8:
+            raise AVSInputError(f"{path} is truncated ({found} of {size + 8} bytes): extract the audio again")
+
+
+def load_audio(path: str | Path) -> tuple[Tensor, int]:
+    """Read an audio file.
+
+    Returns:
+        float32 (channels, n) in [-1, 1] and the sample rate in Hz.
+
+    Raises:
+        AVSInputError: the file is missing, truncated, empty or no audio.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise AVSInputError(f"{path} does not exist: extract the audio of this clip, or remove the clip from the csv")
+    _check_not_truncated(path)
+    try:
+        samples, sample_rate = soundfile.read(path, dtype="float32", always_2d=True)
+    except soundfile.LibsndfileError as error:
+        raise AVSInputError(f"{path} cannot be read as audio ({error.error_string}): extract it again") from error
+    if not len(samples):
+        raise AVSInputError(f"{path} holds no sample: extract the audio again")
+    return torch.from_numpy(np.ascontiguousarray(samples.T)), sample_rate
+
+
+class _TensorUnpickler(pickle.Unpickler):
+    """Rebuilds one tensor and refuses every other global, so that a hostile pickle runs nothing."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
+            return torch._utils._rebuild_tensor_v2
+        if (module, name) == ("torch.storage", "_load_from_bytes"):
+            return lambda data: torch.load(io.BytesIO(data), weights_only=True)
+        if (module, name) == ("collections", "OrderedDict"):
+            return dict
+        raise pickle.UnpicklingError(f"it asks for {module}.{name}")
+
+
+def load_log_mel_pickle(path: str | Path) -> Tensor:
+    """Read one of AVSBench's own ``audio_log_mel`` pickles without running code from it.
+
+    Returns:
+        float32 (seconds, 1, 96, 64), detached.
+
+    Raises:
+        AVSInputError: the file is no pickled log-mel tensor.
+    """
+    mend = "fetch it again or provide the wav"
+    try:
+        with open(path, "rb") as file:
+            examples = _TensorUnpickler(file).load()
+    except Exception as error:  # a broken pickle can raise nearly anything
+        raise AVSInputError(f"{path} is no pickled tensor ({error}): {mend}") from error
+    if not isinstance(examples, Tensor) or examples.shape[1:] != (1, EXAMPLE_FRAMES, MEL_BANDS):
+        found = tuple(examples.shape) if isinstance(examples, Tensor) else type(examples).__name__
+        raise AVSInputError(f"{path} holds {found}, not (seconds, 1, {EXAMPLE_FRAMES}, {MEL_BANDS}): {mend}")
+    return examples.detach().float()
+
+
+def load_log_mel(audio_file: str | None, log_mel_file: str | None, seconds: int) -> Tensor:
+    """Log-mel examples of one clip: from the audio, else from AVSBench's pickle, else silence if neither is named.
+
+    Args:
+        audio_file: path of the audio, or None.
+        log_mel_file: path of the pickle to fall back on where ``audio_file`` does not exist, or None.
+        seconds: T.
+
+    Returns:
+        float32 (T, 1, 96, 64).
+    """
+    if audio_file is None:
+        return fit_seconds(torch.zeros(0, 1, EXAMPLE_FRAMES, MEL_BANDS), seconds)
+    if log_mel_file is not None and not Path(audio_file).exists() and Path(log_mel_file).exists():
+        return fit_seconds(load_log_mel_pickle(log_mel_file), seconds)
+    return fit_seconds(log_mel_examples(*load_audio(audio_file)), seconds)
+
+
+def apply_audio_condition(records: list[dict[str, Any]], condition: str, seed: int = 0) -> list[dict[str, Any]]:
+    """Copies of the records whose audio is replaced as ``condition`` (a key of AUDIO_CONDITIONS) says.
+
+    ``shuffled`` is one cycle through all clips in random order: each clip gets another clip's audio, each once.
+
+    Raises:
+        AVSInputError: the condition is unknown, or there is a single clip to shuffle.
+    """
+    if condition == "true":
+        return records
+    if condition == "silence":
+        return [{**record, "audio_file": None, "log_mel_file": None} for record in records]
+    if condition != "shuffled":
+        raise AVSInputError(f"TEST.AUDIO_CONDITIONS holds '{condition}': choose from {', '.join(AUDIO_CONDITIONS)}")
+    if len(records) < 2:
+        raise AVSInputError("TEST.AUDIO_CONDITIONS holds 'shuffled', which needs a test split of two clips or more")
+    order = np.random.default_rng(seed).permutation(len(records))
+    donors = dict(zip(order.tolist(), np.roll(order, 1).tolist(), strict=True))
+    names = ("audio_file", "log_mel_file")
+    return [record | {name: records[donors[i]].get(name) for name in names} for i, record in enumerate(records)]

@@ -1,0 +1,5 @@
+"""Training and testing on detectron2's engine."""
+
+from transavs.engine.trainer import AVSTrainer
+
+__all__ = ["AVSTrainer"]

@@ -1,0 +1,55 @@
+"""detectron2 hooks of transavs."""
+
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from detectron2.engine import HookBase
+from PIL import Image
+
+from transavs.modeling.criterion import AVSCriterion
+
+
+def threshold_at(iteration: int, start: float, end: float, steps: int, period: int) -> float:
+    """delta of TransAVS eq. (18): from ``start`` to ``end`` in ``steps`` steps, one every ``period`` iterations."""
+    return start + (end - start) / steps * min(iteration // period, steps)
+
+
+class ThresholdSchedule(HookBase):
+    """Sets delta_1 and delta_2 of a criterion before every iteration, TransAVS eq. (18)."""
+
+    def __init__(self, criterion: AVSCriterion, *, start: float, end: float, steps: int, period: int):
+        """
+        Args:
+            criterion: whose ``delta_1`` and ``delta_2`` are set.
+            start, end, steps, period: see :func:`threshold_at`.
+        """
+        self._criterion = criterion
+        self._delta_at = partial(threshold_at, start=start, end=end, steps=steps, period=period)
+
+    def before_step(self) -> None:
+        delta = self._delta_at(self.trainer.iter)
+        self._criterion.delta_1 = self._criterion.delta_2 = delta
+        self.trainer.storage.put_scalar("delta", delta, smoothing_hint=False)
+
+
+class FigureLogger(HookBase):
+    """Hands the figure that the last evaluation drew to detectron2's event storage, and so to TensorBoard."""
+
+    def __init__(self, path: Path):
+        self._path = path
+        self._shown = 0.0
+
+    def before_train(self) -> None:
+        self._shown = self._path.stat().st_mtime if self._path.exists() else 0.0
+
+    def after_step(self) -> None:
+        if not self._path.exists() or self._path.stat().st_mtime <= self._shown:
+            return
+        self._shown = self._path.stat().st_mtime
+        with Image.open(self._path) as figure:
+            pixels = np.asarray(figure.convert("RGB"))
+        self.trainer.storage.put_image("evaluation", pixels.transpose(2, 0, 1))
+
+    def after_train(self) -> None:
+        self.after_step()

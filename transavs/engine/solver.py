@@ -1,0 +1,49 @@
+"""Optimizer of a model, from config."""
+
+import itertools
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.solver.build import get_default_optimizer_params, maybe_add_gradient_clipping
+from torch import nn
+
+FULL_MODEL = "full_model"
+NO_DECAY = ("query_positions", "level_embedding")
+
+
+class ClippedAdamW(torch.optim.AdamW):
+    """AdamW that scales the gradient of the whole model to a largest norm before each step.
+
+    detectron2's own clipping goes parameter by parameter.
+    """
+
+    def __init__(self, params: Any, max_norm: float, **options: Any):
+        super().__init__(params, **options)
+        self.max_norm = max_norm
+
+    def step(self, closure: Any = None) -> Any:
+        parameters = itertools.chain.from_iterable(group["params"] for group in self.param_groups)
+        nn.utils.clip_grad_norm_(parameters, self.max_norm)
+        return super().step(closure)
+
+
+def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
+    """AdamW with ``BACKBONE_MULTIPLIER`` on the visual backbone and no weight decay on norms and embeddings.
+
+    ``SOLVER.CLIP_GRADIENTS.CLIP_TYPE`` may be "full_model" beside detectron2's "value" and "norm".
+    """
+    solver = cfg.SOLVER
+    groups: list[dict[str, Any]] = []
+    for name, child in model.named_children():
+        groups += get_default_optimizer_params(
+            child,
+            base_lr=solver.BASE_LR * (solver.BACKBONE_MULTIPLIER if name == "backbone" else 1.0),
+            weight_decay=solver.WEIGHT_DECAY,
+            weight_decay_norm=solver.WEIGHT_DECAY_NORM,
+            overrides={parameter: {"weight_decay": 0.0} for parameter in NO_DECAY},
+        )
+    clip = solver.CLIP_GRADIENTS
+    if clip.ENABLED and clip.CLIP_TYPE == FULL_MODEL:
+        return ClippedAdamW(groups, max_norm=clip.CLIP_VALUE, lr=solver.BASE_LR, fused=True)
+    return maybe_add_gradient_clipping(cfg, torch.optim.AdamW)(groups, lr=solver.BASE_LR, fused=True)

@@ -1,0 +1,158 @@
+"""detectron2's default trainer with the project's data, optimizer and evaluation."""
+
+import itertools
+import logging
+from collections import OrderedDict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import (
+    build_detection_test_loader,
+    build_detection_train_loader,
+    get_detection_dataset_dicts,
+)
+from detectron2.data.samplers import TrainingSampler
+from detectron2.engine import DefaultTrainer, HookBase
+from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators, inference_on_dataset, print_csv_format
+from detectron2.projects.deeplab import build_lr_scheduler
+from detectron2.utils import comm
+from torch import nn
+
+from transavs.data.audio import AUDIO_CONDITIONS, apply_audio_condition
+from transavs.data.dataset_mapper import AVSDatasetMapper
+from transavs.engine.hooks import FigureLogger, ThresholdSchedule
+from transavs.engine.solver import build_optimizer
+from transavs.evaluation.avs_evaluator import AVSEvaluator
+from transavs.evaluation.clip_figure import ClipFigure
+from transavs.evaluation.results import RESULTS_NAME, results_table, write_results
+
+FIGURE_NAME = "figure.png"
+
+
+class ResumableTrainingSampler(TrainingSampler):
+    """detectron2's endless shuffle, seeded, which can leave out the clips that an earlier run has consumed."""
+
+    def __init__(self, size: int, seed: int | None, consumed: int = 0):
+        super().__init__(size, seed=seed)
+        self._consumed = consumed
+
+    def _infinite_indices(self) -> Iterator[int]:
+        return itertools.islice(super()._infinite_indices(), self._consumed, None)
+
+
+class AVSTrainer(DefaultTrainer):
+    """Trains and tests any meta-architecture on any AVSBench subset."""
+
+    def resume_or_load(self, resume: bool = True) -> None:
+        super().resume_or_load(resume)
+        if self.start_iter:
+            self._replace_train_loader(self.build_train_loader(self.cfg, start_iter=self.start_iter))
+
+    def _replace_train_loader(self, loader: Any) -> None:
+        if hasattr(self._trainer, "reset_data_loader"):  # detectron2 main
+            self._trainer.reset_data_loader(lambda: loader)
+        else:  # v0.6
+            self._trainer.data_loader, self._trainer._data_loader_iter = loader, iter(loader)
+
+    def state_dict(self) -> dict[str, Any]:
+        state = super().state_dict()
+        if "_trainer" not in state:  # v0.6 leaves the optimizer and the scaler of mixed precision out
+            state["_trainer"] = {"optimizer": self._trainer.optimizer.state_dict()}
+            if hasattr(self._trainer, "grad_scaler"):
+                state["_trainer"]["grad_scaler"] = self._trainer.grad_scaler.state_dict()
+        return state
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        if "_trainer" not in super().state_dict():
+            for name, state in state_dict["_trainer"].items():
+                getattr(self._trainer, name).load_state_dict(state)
+
+    def build_hooks(self) -> list[HookBase]:
+        hooks = super().build_hooks()
+        model = self.model.module if isinstance(self.model, nn.parallel.DistributedDataParallel) else self.model
+        settings = self.cfg.MODEL.TRANSAVS
+        schedule = ThresholdSchedule(
+            model.criterion,
+            start=settings.DELTA_START,
+            end=settings.DELTA_END,
+            steps=settings.DELTA_STEPS,
+            period=settings.DELTA_PERIOD,
+        )
+        # Before the writers, which detectron2 puts last on the main process.
+        return [schedule, *hooks[:-1], FigureLogger(Path(self.cfg.OUTPUT_DIR) / FIGURE_NAME), hooks[-1]]
+
+    @classmethod
+    def build_train_loader(cls, cfg: CfgNode, start_iter: int = 0) -> Any:
+        """Loader of DATASETS.TRAIN that goes on where iteration ``start_iter`` of a run with this SEED stands."""
+        dataset = get_detection_dataset_dicts(cfg.DATASETS.TRAIN, filter_empty=False)
+        batch_size = cfg.SOLVER.IMS_PER_BATCH
+        seed = cfg.SEED if cfg.SEED >= 0 else None
+        return build_detection_train_loader(
+            dataset,
+            mapper=AVSDatasetMapper(cfg, is_train=True),
+            sampler=ResumableTrainingSampler(len(dataset), seed, consumed=start_iter * batch_size),
+            total_batch_size=batch_size,
+            aspect_ratio_grouping=False,
+            num_workers=cfg.DATALOADER.NUM_WORKERS,
+        )
+
+    @classmethod
+    def build_test_loader(cls, cfg: CfgNode, dataset_name: str, condition: str = "true") -> Any:
+        """Loader of one test set with the audio that ``condition`` (a key of AUDIO_CONDITIONS) says."""
+        dataset = apply_audio_condition(get_detection_dataset_dicts(dataset_name, filter_empty=False), condition)
+        mapper = AVSDatasetMapper(cfg, is_train=False)
+        return build_detection_test_loader(dataset, mapper=mapper, num_workers=cfg.DATALOADER.NUM_WORKERS)
+
+    @classmethod
+    def build_evaluator(cls, cfg: CfgNode, dataset_name: str, condition: str = "true") -> DatasetEvaluator:
+        evaluators: list[DatasetEvaluator] = [AVSEvaluator(AUDIO_CONDITIONS[condition])]
+        if cfg.TEST.FIGURE_CLIPS and not AUDIO_CONDITIONS[condition]:
+            evaluators.append(ClipFigure(Path(cfg.OUTPUT_DIR) / FIGURE_NAME, cfg.TEST.FIGURE_CLIPS))
+        return DatasetEvaluators(evaluators)
+
+    @classmethod
+    def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
+        return build_optimizer(cfg, model)
+
+    @classmethod
+    def build_lr_scheduler(cls, cfg: CfgNode, optimizer: torch.optim.Optimizer) -> Any:
+        return build_lr_scheduler(cfg, optimizer)
+
+    @classmethod
+    def test(cls, cfg: CfgNode, model: nn.Module, evaluators: Any = None) -> dict[str, Any]:
+        """Evaluate on every set of DATASETS.TEST under every one of TEST.AUDIO_CONDITIONS.
+
+        Writes ``results.json`` and ``figure.png`` into OUTPUT_DIR.
+
+        Args:
+            cfg: the configuration.
+            model: with its weights loaded.
+            evaluators: one per test set in place of the project's own, for the first audio condition alone.
+
+        Returns:
+            ``{"sem_seg": {"J": ..., "F": ..., "J_shuffled": ..., ...}}`` in percent; one such per name when there
+            are several test sets; empty dicts on ranks other than the main one.
+        """
+        results: OrderedDict[str, Any] = OrderedDict()
+        for index, name in enumerate(cfg.DATASETS.TEST):
+            if evaluators is not None:
+                results[name] = inference_on_dataset(model, cls.build_test_loader(cfg, name), evaluators[index])
+                continue
+            merged: dict[str, Any] = {}
+            results[name] = merged
+            for condition in cfg.TEST.AUDIO_CONDITIONS:
+                loader = cls.build_test_loader(cfg, name, condition)
+                found = inference_on_dataset(model, loader, cls.build_evaluator(cfg, name, condition))
+                for task, values in found.items():
+                    merged.setdefault(task, OrderedDict()).update(values)
+            if comm.is_main_process():
+                print_csv_format(merged)
+                logging.getLogger(__name__).info("%s\n%s", name, results_table(merged["sem_seg"]))
+        final = next(iter(results.values())) if len(results) == 1 else results
+        if comm.is_main_process() and evaluators is None:
+            write_results(final, Path(cfg.OUTPUT_DIR) / RESULTS_NAME)
+        return final

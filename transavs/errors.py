@@ -1,0 +1,15 @@
+"""The one exception for everything a user can mend."""
+
+
+class AVSInputError(ValueError):
+    """A file, folder, key or value from outside is not usable; the message names it and says how to mend it.
+
+    Raised in a data-loading worker it is re-raised in the main process with the worker's traceback as its message;
+    :attr:`summary` is then still the one line that matters.
+    """
+
+    @property
+    def summary(self) -> str:
+        """The message as one line, without a worker's traceback around it."""
+        last_line = str(self).strip().splitlines()[-1]
+        return last_line.rsplit(f"{type(self).__name__}: ", 1)[-1]

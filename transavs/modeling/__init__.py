@@ -1,0 +1,21 @@
+"""Networks and losses; importing it registers every component with detectron2."""
+
+from transavs.modeling.audio_backbone import AUDIO_BACKBONE_REGISTRY, SmallAudioNet
+from transavs.modeling.backbone import build_basic_resnet_backbone
+from transavs.modeling.criterion import AVSCriterion
+from transavs.modeling.pixel_decoder import FPNPixelDecoder
+from transavs.modeling.query_decoder import TRANSFORMER_DECODER_REGISTRY, AudioQueryDecoder
+from transavs.modeling.transavs import TransAVS
+from transavs.modeling.vggish import VGGish
+
+__all__ = [
+    "AUDIO_BACKBONE_REGISTRY",
+    "TRANSFORMER_DECODER_REGISTRY",
+    "AVSCriterion",
+    "AudioQueryDecoder",
+    "FPNPixelDecoder",
+    "SmallAudioNet",
+    "TransAVS",
+    "VGGish",
+    "build_basic_resnet_backbone",
+]

@@ -1,0 +1,103 @@
+"""The losses of TransAVS section 2.3 as pure functions.
+
+Shape legend: F frames, N queries, d channels of a query, K classes, H x W pixels. Each function gives one value per
+frame, (F,), so that the caller decides how frames are weighed.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def pair_normaliser(selected: Tensor) -> Tensor:
+    """2 / (n (n + 1)) of eqs. (9) and (11), n = number selected; 0 where n = 0.
+
+    The paper divides by n (n + 1) / 2 although n queries have n (n - 1) / 2 pairs; it is kept as printed.
+
+    Args:
+        selected: bool (F, N).
+
+    Returns:
+        float (F,).
+    """
+    n = selected.sum(-1).to(torch.float32)
+    return torch.where(n > 0, 2 / (n * (n + 1)).clamp(min=1), torch.zeros_like(n))
+
+
+def audio_query_distance_loss(queries: Tensor, selected: Tensor, max_distance: float, floor: float) -> Tensor:
+    """AQDL, TransAVS eqs. (9) and (10): queries that predict sounding objects should not lie close together.
+
+    Args:
+        queries: h(q), (F, N, d).
+        selected: bool (F, N), the members of S_1.
+        max_distance: d_0, the squared distance from which a pair costs nothing.
+        floor: least squared distance whose reciprocal is taken, so that coinciding queries stay finite.
+
+    Returns:
+        float (F,), not negative.
+    """
+    queries = queries.float()
+    squares = queries.square().sum(-1)
+    products = queries @ queries.transpose(1, 2)
+    distances = squares[:, :, None] + squares[:, None, :] - 2 * products
+    pairs = (selected[:, :, None] & selected[:, None, :]).triu(diagonal=1) & (distances < max_distance)
+    cost = torch.where(pairs, 1 / distances.clamp(min=floor), torch.zeros_like(distances))
+    return pair_normaliser(selected) * cost.sum((1, 2))
+
+
+def audio_query_mask_loss(masks: Tensor, selected: Tensor) -> Tensor:
+    """AQML, TransAVS eqs. (11) and (12): masks of sounding queries should not overlap.
+
+    The sum over pairs of Bin(m_i) m_j + m_i Bin(m_j) is, pixel by pixel, the product of the sums over all queries
+    less the terms with i = j, so neither N x N nor N x N x H x W values are formed.
+
+    Args:
+        masks: m, (F, N, H, W) in [0, 1].
+        selected: bool (F, N), the members of S_2.
+
+    Returns:
+        float (F,), not negative.
+    """
+    masks = masks.float() * selected[..., None, None]
+    binary = (masks > 0.5).to(masks.dtype)
+    overlap = binary.sum(1) * masks.sum(1) - (binary * masks).sum(1)
+    return pair_normaliser(selected) * overlap.mean((1, 2)) / 2
+
+
+def focal_loss(log_probabilities: Tensor, labels: Tensor, alpha: float, gamma: float) -> Tensor:
+    """Focal loss (Lin et al. 2017) over K classes, per element.
+
+    Args:
+        log_probabilities: (F, K, ...).
+        labels: int64 (F, ...), class 0 is background.
+        alpha: weight of the classes that are not background, 1 - alpha that of the background; negative: both 1.
+        gamma: exponent that lessens the loss of elements that are right already.
+
+    Returns:
+        float (F, ...).
+    """
+    log_p = log_probabilities.float().gather(1, labels[:, None]).squeeze(1)
+    loss = (1 - log_p.exp()) ** gamma * -log_p
+    return loss if alpha < 0 else loss * torch.where(labels > 0, alpha, 1 - alpha)
+
+
+def dice_loss(probabilities: Tensor, one_hot: Tensor) -> Tensor:
+    """Dice loss (Milletari et al. 2016) of the classes present in a frame, background left out.
+
+    Args:
+        probabilities: (F, K, H, W).
+        one_hot: (F, K, H, W), 1 at the pixel's class.
+
+    Returns:
+        float (F,): mean over the present classes; 0 for a frame of background alone.
+    """
+    predicted, target = probabilities[:, 1:].float().flatten(2), one_hot[:, 1:].float().flatten(2)
+    overlap = (predicted * target).sum(-1)
+    loss = 1 - (2 * overlap + 1) / (predicted.sum(-1) + target.sum(-1) + 1)
+    present = (target.sum(-1) > 0).to(loss.dtype)
+    return (loss * present).sum(-1) / present.sum(-1).clamp(min=1)
+
+
+def one_hot_masks(masks: Tensor, num_classes: int) -> Tensor:
+    """int64 (F, H, W) class ids -> float (F, K, H, W)."""
+    return F.one_hot(masks, num_classes).permute(0, 3, 1, 2).float()

@@ -1,0 +1,72 @@
+"""Figures of clips: what is heard, what is seen, the ground truth and the prediction."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import matplotlib.figure
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+OVERLAY_COLOUR = np.array([255, 70, 40])
+OVERLAY_OPACITY = 0.55
+SILENCE, LOUD = -4.6, 5.0  # range of a log-mel value, for its colours
+CLIPS_PER_ROW = 2
+
+
+@dataclass(frozen=True)
+class ClipPicture:
+    """One clip to draw; T frames of H x W pixels.
+
+    Attributes:
+        title: printed above.
+        frames: T of uint8 (H, W, 3), RGB.
+        log_mel: (T, 96, 64).
+        truth: bool (T, H, W), or None in place of a frame without ground truth.
+        prediction: bool (T, H, W).
+    """
+
+    title: str
+    frames: list[np.ndarray]
+    log_mel: np.ndarray
+    truth: list[np.ndarray | None]
+    prediction: np.ndarray
+
+
+def overlay(frame: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """uint8 (H, W, 3) frame with a bool (H, W) mask in colour and outlined, the rest dimmed."""
+    image = frame.astype(float) * np.where(mask, 1.0, 0.55)[..., None]
+    image[mask] = (1 - OVERLAY_OPACITY) * image[mask] + OVERLAY_OPACITY * OVERLAY_COLOUR
+    image = np.ascontiguousarray(image.astype(np.uint8))
+    contours, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+    cv2.drawContours(image, contours, -1, (255, 255, 255), max(1, frame.shape[0] // 150))
+    return image
+
+
+def draw_clips(clips: list[ClipPicture], path: str | Path) -> None:
+    """Write a figure (PNG) with a block per clip: log-mel, frames, ground truth, prediction, a column per second."""
+    names = ("sound", "frame", "truth", "predicted")
+    seconds = max(len(clip.frames) for clip in clips)
+    columns = min(CLIPS_PER_ROW, len(clips))
+    rows = -(-len(clips) // columns)
+    figure = matplotlib.figure.Figure(figsize=(1.25 * (seconds + 0.4) * columns, 4.9 * rows), layout="constrained")
+    FigureCanvasAgg(figure)
+    blocks = figure.subfigures(rows, columns, squeeze=False, wspace=0.03, hspace=0.02).flat
+    for block, clip in zip(blocks, clips, strict=False):
+        block.suptitle(clip.title, fontsize=10)
+        axes = block.subplots(
+            len(names), len(clip.frames), squeeze=False, gridspec_kw={"height_ratios": [0.7, 1, 1, 1]}
+        )
+        for second, frame in enumerate(clip.frames):
+            heard, seen, truth, predicted = axes[:, second]
+            heard.imshow(clip.log_mel[second].T, origin="lower", aspect="auto", cmap="magma", vmin=SILENCE, vmax=LOUD)
+            seen.imshow(frame)
+            mask = clip.truth[second]
+            if mask is not None:
+                truth.imshow(overlay(frame, mask))
+            predicted.imshow(overlay(frame, clip.prediction[second]))
+        for axis in axes.flat:
+            axis.set(xticks=[], yticks=[])
+        for axis, name in zip(axes[:, 0], names, strict=True):
+            axis.set_ylabel(name, fontsize=9)
+    figure.savefig(path, dpi=110)
