@@ -46,7 +46,7 @@ def _add_data_config(cfg: CN) -> None:
     cfg.INPUT.NUM_FRAMES = 5
     # Side of the square network input in pixels; scoring is done at the masks' own size.
     cfg.INPUT.IMAGE_SIZE = 224
-    # Audio of each test run: "true", "shuffled" (another clip's) and "silence". The first one names the plain J and F.
+    # Audio of each test run: "true" (gives J and F), "shuffled" (another clip's, J_shuffled), "silence" (J_silent).
     cfg.TEST.AUDIO_CONDITIONS = ["true"]
     # Clips in the figure that an evaluation draws into OUTPUT_DIR; 0 draws none.
     cfg.TEST.FIGURE_CLIPS = 6

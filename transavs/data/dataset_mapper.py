@@ -43,6 +43,8 @@ def read_binary_mask(path: str) -> np.ndarray:
         raise AVSInputError(f"{path} does not exist: restore the mask, or remove the clip from the csv")
     try:
         with Image.open(path) as image:
+            if image.mode in ("1", "L"):
+                return (np.asarray(image) > 0).astype(np.int64)
             return np.any(np.asarray(image.convert("RGB")) > 0, axis=-1).astype(np.int64)
     except (UnidentifiedImageError, OSError, SyntaxError) as error:
         raise AVSInputError(f"{path} cannot be read as an image ({error}): restore the mask") from error

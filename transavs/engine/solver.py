@@ -45,5 +45,9 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
         )
     clip = solver.CLIP_GRADIENTS
     if clip.ENABLED and clip.CLIP_TYPE == FULL_MODEL:
-        return ClippedAdamW(groups, max_norm=clip.CLIP_VALUE, lr=solver.BASE_LR, fused=True)
-    return maybe_add_gradient_clipping(cfg, torch.optim.AdamW)(groups, lr=solver.BASE_LR, fused=True)
+        optimizer = ClippedAdamW(groups, max_norm=clip.CLIP_VALUE, lr=solver.BASE_LR, fused=True)
+    else:
+        optimizer = maybe_add_gradient_clipping(cfg, torch.optim.AdamW)(groups, lr=solver.BASE_LR, fused=True)
+    # A fused step would undo the scaling of mixed precision after the clipping; it has to be undone before.
+    optimizer._step_supports_amp_scaling = False
+    return optimizer

@@ -116,19 +116,29 @@ class AVSCriterion(nn.Module):
             weighted scalar losses; those of earlier decoder layers end in ``_0``, ``_1``, ...
         """
         target = one_hot_masks(masks, self.num_classes)
-        losses = self.segmentation_losses(outputs, masks, target) | self.self_supervised_losses(outputs)
+        shares = F.interpolate(target, size=outputs["pred_masks"].shape[-2:], mode="area")
+        losses = self.segmentation_losses(outputs, masks, target, shares) | self.self_supervised_losses(outputs)
         for number, layer in enumerate(outputs.get("aux_outputs", [])):
-            named = self.segmentation_losses(layer, masks, target)
+            named = self.segmentation_losses(layer, masks, target, shares)
             losses |= {f"{name}_{number}": value for name, value in named.items()}
         return {name: self.weights[name.rstrip("_0123456789")] * value for name, value in losses.items()}
 
-    def segmentation_losses(self, outputs: dict[str, Any], masks: Tensor, target: Tensor) -> dict[str, Tensor]:
-        """``loss_ce``, ``loss_mask`` and ``loss_dice`` of one layer's predictions; target is one-hot (F, K, H, W)."""
+    def segmentation_losses(
+        self, outputs: dict[str, Any], masks: Tensor, target: Tensor, shares: Tensor
+    ) -> dict[str, Tensor]:
+        """``loss_ce``, ``loss_mask`` and ``loss_dice`` of one layer's predictions.
+
+        Args:
+            outputs: with ``pred_logits`` and ``pred_masks``.
+            masks: class ids (F, H, W).
+            target: the same, one-hot (F, K, H, W).
+            shares: of each class in each cell of the predicted masks, (F, K, h, w).
+        """
         pred_logits, pred_masks = outputs["pred_logits"], outputs["pred_masks"]
         scores = joint_log_scores(pred_logits, pred_masks, self.sharpness)
         scores = F.interpolate(scores, size=masks.shape[-2:], mode="bilinear", align_corners=False)
         log_shares = scores.log_softmax(1)
-        labels = self.query_labels(pred_masks, target)
+        labels = self.query_labels(pred_masks, shares)
         query_log_p = pred_logits.float().log_softmax(-1).transpose(1, 2)
         return {
             "loss_ce": focal_loss(query_log_p, labels, self.focal_alpha, self.focal_gamma).mean(),
@@ -137,9 +147,8 @@ class AVSCriterion(nn.Module):
         }
 
     @torch.no_grad()
-    def query_labels(self, pred_masks: Tensor, target: Tensor) -> Tensor:
+    def query_labels(self, pred_masks: Tensor, shares: Tensor) -> Tensor:
         """Class on which most of a query's soft mask lies: int64 (F, N). For K = 2, sounding if more than half does."""
-        shares = F.interpolate(target, size=pred_masks.shape[-2:], mode="area")
         return torch.einsum("fnhw,fkhw->fnk", pred_masks.float().sigmoid(), shares).argmax(-1)
 
     def self_supervised_losses(self, outputs: dict[str, Any]) -> dict[str, Tensor]:

@@ -1,0 +1,42 @@
+"""The small tools, in processes of their own."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from conftest import REPOSITORY
+from PIL import Image
+
+
+def run_tool(*arguments: object, **environment: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, *map(str, arguments)]
+    return subprocess.run(
+        command, capture_output=True, text=True, cwd=REPOSITORY, timeout=300, env=os.environ | environment
+    )
+
+
+def test_prepare_synthetic(tmp_path: Path):
+    options = ("--subsets", "ms3", "--clips", "2", "0", "1", "--size", "48")
+    done = run_tool("datasets/prepare_synthetic.py", *options, DETECTRON2_DATASETS=str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert "100%" in done.stderr
+    frames = sorted((tmp_path / "synthetic/Multi-sources/ms3_data/visual_frames").glob("*/*.png"))
+    assert len(frames) == 15
+    with Image.open(frames[0]) as image:
+        assert image.size == (48, 48)
+
+
+def test_show_results(tmp_path: Path):
+    (tmp_path / "results.json").write_text(json.dumps({"J": 50.0, "F": 60.0}))
+    done = run_tool("tools/show_results.py", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "50.0" in done.stdout
+    assert "figure.png" in done.stdout
+
+
+def test_an_existing_detectron2_is_left_alone():
+    done = run_tool("tools/install_detectron2.py")
+    assert done.returncode == 0, done.stderr
+    assert "already installed" in done.stdout

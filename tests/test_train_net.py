@@ -1,0 +1,120 @@
+"""tools/train_net.py as a user runs it, in processes of its own."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import REPOSITORY, TINY_MODEL
+
+QUICKSTART = ("--config-file", "configs/quickstart.yaml")
+
+
+def read_metrics(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "metrics.json").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def trained(run_train_net, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """OUTPUT_DIR of a run of four iterations with a checkpoint after two."""
+    folder = tmp_path_factory.mktemp("trained")
+    options = (*TINY_MODEL, "SOLVER.MAX_ITER", 4, "SOLVER.CHECKPOINT_PERIOD", 2, "TEST.FIGURE_CLIPS", 2)
+    done = run_train_net(*QUICKSTART, *options, "OUTPUT_DIR", folder)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def test_training_writes_weights_results_figure_and_logs(trained: Path):
+    results = json.loads((trained / "results.json").read_text())
+    assert set(results) == {"J", "F", "J_shuffled", "F_shuffled", "J_silent", "F_silent"}
+    assert all(0 <= value <= 100 for value in results.values())
+    for name in ("model_0000001.pth", "model_final.pth", "figure.png", "config.yaml", "log.txt"):
+        assert (trained / name).stat().st_size > 0
+    assert list(trained.glob("events.out.tfevents.*"))
+    logged = {name: value for row in read_metrics(trained) for name, value in row.items()}
+    assert logged["sem_seg/J"] == pytest.approx(results["J"])
+    assert {"total_loss", "loss_ce", "loss_mask", "loss_dice", "loss_aqdl", "loss_aqml", "delta"} <= set(logged)
+
+
+def test_eval_only_gives_the_number_that_training_ended_with(trained: Path, run_train_net, tmp_path: Path):
+    weights = ("MODEL.WEIGHTS", trained / "model_final.pth")
+    done = run_train_net(*QUICKSTART, "--eval-only", *TINY_MODEL, *weights, "OUTPUT_DIR", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "results.json").read_text()) == json.loads((trained / "results.json").read_text())
+    assert (tmp_path / "figure.png").exists()
+
+
+def test_resume_goes_on_with_iteration_optimizer_and_data_order(trained: Path, run_train_net, tmp_path: Path):
+    """The resumed run ends with the weights of the uninterrupted one, where flips and dropout draw nothing."""
+    options = (*TINY_MODEL, "INPUT.RANDOM_FLIP", "none", "SOLVER.CHECKPOINT_PERIOD", 2, "SOLVER.MAX_ITER", 4)
+    options += ("TEST.AUDIO_CONDITIONS", "['true']", "TEST.FIGURE_CLIPS", 0)
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    assert run_train_net(*QUICKSTART, *options, "OUTPUT_DIR", whole).returncode == 0
+    # Stopped after the checkpoint of the second iteration.
+    parts.mkdir()
+    shutil.copy(whole / "model_0000001.pth", parts)
+    (parts / "last_checkpoint").write_text("model_0000001.pth")
+    done = run_train_net(*QUICKSTART, "--resume", *options, "OUTPUT_DIR", parts)
+    assert done.returncode == 0, done.stderr
+    assert "Starting training from iteration 2" in done.stdout
+    states = [torch.load(folder / "model_final.pth", weights_only=True) for folder in (whole, parts)]
+    assert all(state["trainer"]["_trainer"]["optimizer"]["state"][0]["step"] == 4 for state in states)
+    for name, value in states[0]["model"].items():
+        torch.testing.assert_close(states[1]["model"][name], value, rtol=1e-4, atol=1e-6)
+
+
+def test_resuming_a_finished_run_only_evaluates(trained: Path, run_train_net, tmp_path: Path):
+    finished = shutil.copytree(trained, tmp_path / "finished")
+    (finished / "results.json").unlink()
+    options = (*TINY_MODEL, "SOLVER.MAX_ITER", 4, "TEST.FIGURE_CLIPS", 0)
+    assert run_train_net(*QUICKSTART, "--resume", *options, "OUTPUT_DIR", finished).returncode == 0
+    assert json.loads((finished / "results.json").read_text()) == json.loads((trained / "results.json").read_text())
+
+
+def test_s4_r101_trains_on_avsbenchs_layout(run_train_net, tmp_path: Path):
+    """The paper's model at its full size; only the number of iterations and the data are small."""
+    options = ("MODEL.DEVICE", "cpu", "SOLVER.MAX_ITER", 2, "MODEL.WEIGHTS", "", "OUTPUT_DIR", tmp_path)
+    done = run_train_net("--config-file", "configs/s4_r101.yaml", *options)
+    assert done.returncode == 0, done.stderr
+    assert 0 <= json.loads((tmp_path / "results.json").read_text())["J"] <= 100
+
+
+def errors_of(done) -> str:
+    """The one line a user is shown."""
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+    lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1, done.stderr
+    return lines[0]
+
+
+def test_settings_that_are_wrong(run_train_net, tmp_path: Path):
+    output = ("OUTPUT_DIR", tmp_path / "out")
+    error = errors_of(run_train_net("--config-file", "configs/none.yaml", *output))
+    assert "'configs/none.yaml' does not exist: name a file" in error
+    error = errors_of(run_train_net(*QUICKSTART, "MODEL.TRANSAVS.QUERIES", 3, *output))
+    assert "MODEL.TRANSAVS.QUERIES" in error
+    assert "give KEY VALUE pairs" in error
+    config = tmp_path / "mine.yaml"
+    config.write_text(f"_BASE_: {REPOSITORY}/configs/quickstart.yaml\nSOLVER:\n  LEARNING_RATE: 3\n")
+    error = errors_of(run_train_net("--config-file", config, *output))
+    assert "mine.yaml" in error
+    assert "SOLVER.LEARNING_RATE" in error
+
+
+def test_data_that_is_missing_or_broken(run_train_net, tiny_datasets: Path, tmp_path: Path):
+    run = (*QUICKSTART, *TINY_MODEL, "SOLVER.MAX_ITER", 2, "OUTPUT_DIR", tmp_path / "out")
+    error = errors_of(run_train_net(*run, datasets=tmp_path / "nowhere"))
+    assert (
+        "nowhere/synthetic/Multi-sources/ms3_meta_data.csv does not exist: run datasets/prepare_synthetic.py" in error
+    )
+
+    datasets = shutil.copytree(tiny_datasets, tmp_path / "datasets")
+    for wav in (datasets / "synthetic/Multi-sources/ms3_data/audio_wav/train").iterdir():
+        wav.write_bytes(wav.read_bytes()[:5000])
+    # In the main process and in a worker, whose traceback must not show.
+    for workers in (0, 1):
+        error = errors_of(run_train_net(*run, "DATALOADER.NUM_WORKERS", workers, datasets=datasets))
+        assert ".wav is truncated (5000 of " in error
+        assert error.endswith("extract the audio again")
