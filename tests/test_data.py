@@ -58,7 +58,7 @@ def test_a_broken_csv_is_named(tmp_path: Path):
     meta = tmp_path / "Multi-sources/ms3_meta_data.csv"
     meta.parent.mkdir()
     meta.write_text("video_id\na\n")
-    with pytest.raises(AVSInputError, match=r"ms3_meta_data\.csv lacks the column 'split'"):
+    with pytest.raises(AVSInputError, match=r"ms3_meta_data\.csv lacks the column \['split'\]"):
         load_avsbench(tmp_path, "ms3", "train")
     meta.write_text("video_id,split\na,train\n")
     with pytest.raises(AVSInputError, match="lists no clip with split 'val'"):

@@ -12,6 +12,8 @@ from detectron2.utils.events import EventStorage
 from PIL import Image
 from torch import nn
 
+from transavs import AVSInputError
+from transavs.checkpoint import load_weights
 from transavs.engine.hooks import FigureLogger
 from transavs.engine.solver import ClippedAdamW, build_optimizer
 from transavs.engine.trainer import ResumableTrainingSampler
@@ -44,6 +46,25 @@ def test_the_whole_gradient_is_clipped_at_once():
 def test_detectron2s_own_clipping_still_works(tiny_cfg):
     tiny_cfg.SOLVER.CLIP_GRADIENTS.CLIP_TYPE = "value"
     assert not isinstance(build_optimizer(tiny_cfg, build_model(tiny_cfg)), ClippedAdamW)
+
+
+def test_checkpoints_are_the_models_own(tiny_cfg, tmp_path: Path):
+    model, path = build_model(tiny_cfg), tmp_path / "model.pth"
+    torch.save({"model": model.state_dict()}, path)
+    other = build_model(tiny_cfg)
+    load_weights(other, str(tmp_path), str(path))
+    assert torch.equal(other.query_decoder.query_positions, model.query_decoder.query_positions)
+
+    backbone_alone = {name: value for name, value in model.state_dict().items() if name.startswith("backbone.")}
+    torch.save({"model": backbone_alone}, path)
+    load_weights(other, str(tmp_path), str(path))  # as ImageNet weights are
+    torch.save({"model": {"fc.weight": torch.zeros(2)}}, path)
+    with pytest.raises(AVSInputError, match=r"model\.pth holds no parameter of this model"):
+        load_weights(other, str(tmp_path), str(path))
+    for broken in (b"no checkpoint", path.read_bytes()[:200]):
+        path.write_bytes(broken)
+        with pytest.raises(AVSInputError, match=r"model\.pth cannot be loaded \(.*\): name a good file"):
+            load_weights(other, str(tmp_path), str(path))
 
 
 def test_mixed_precision_scales_do_not_reach_the_clipping(tiny_cfg):

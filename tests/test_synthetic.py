@@ -9,7 +9,7 @@ import pytest
 import soundfile
 
 from transavs.data.avsbench import load_avsbench
-from transavs.data.synthetic import TIMBRES, draw_sounding, write_synthetic
+from transavs.data.synthetic import TIMBRES, changing_sources, one_source, write_synthetic
 from transavs.data.synthetic_scenes import LOOKS, MIN_VISIBLE, _bounce, render_clip
 from transavs.data.synthetic_sounds import gate, mix
 
@@ -64,11 +64,11 @@ def test_sound_and_mask_agree_second_by_second(tiny_datasets: Path):
 
 def test_which_object_sounds_does_not_depend_on_what_is_seen():
     rng = np.random.default_rng(0)
-    single = np.array([draw_sounding("s4", 3, 5, rng) for _ in range(3000)])
+    single = np.array([one_source(3, 5, rng) for _ in range(3000)])
     assert (single.sum(1) == 1).all()
     assert (single == single[:, :, :1]).all()
     assert single[:, :, 0].mean(0) == pytest.approx([1 / 3] * 3, abs=0.03)
-    several = np.array([draw_sounding("ms3", 3, 5, rng) for _ in range(3000)])
+    several = np.array([changing_sources(3, 5, rng) for _ in range(3000)])
     assert np.ptp(several.mean((0, 2))) < 0.02
     assert 0 < (~several.any(1)).mean() < 0.05
     assert (several[:, :, 1:] != several[:, :, :-1]).any((1, 2)).mean() > 0.9

@@ -103,6 +103,14 @@ def test_settings_that_are_wrong(run_train_net, tmp_path: Path):
     assert "SOLVER.LEARNING_RATE" in error
 
 
+def test_checkpoints_that_are_wrong(run_train_net, tmp_path: Path):
+    """In one process each kind: what --eval-only and training share is tested in test_engine."""
+    run = (*QUICKSTART, "--eval-only", *TINY_MODEL, "OUTPUT_DIR", tmp_path / "out")
+    assert "nothing to evaluate: set MODEL.WEIGHTS" in errors_of(run_train_net(*run))
+    error = errors_of(run_train_net(*run, "MODEL.WEIGHTS", tmp_path / "gone.pth"))
+    assert "gone.pth cannot be loaded" in error
+
+
 def test_data_that_is_missing_or_broken(run_train_net, tiny_datasets: Path, tmp_path: Path):
     run = (*QUICKSTART, *TINY_MODEL, "SOLVER.MAX_ITER", 2, "OUTPUT_DIR", tmp_path / "out")
     error = errors_of(run_train_net(*run, datasets=tmp_path / "nowhere"))

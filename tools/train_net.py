@@ -3,13 +3,13 @@
 
 from argparse import Namespace
 
-from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
 from detectron2.engine import default_argument_parser, default_setup, launch
 from detectron2.evaluation import verify_results
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
+from transavs.checkpoint import load_weights
 from transavs.config import load_config
 from transavs.engine import AVSTrainer
 from transavs.engine.command_line import run_tool
@@ -27,7 +27,7 @@ def main(args: Namespace) -> None:
     cfg = setup(args)
     if args.eval_only:
         model = AVSTrainer.build_model(cfg)
-        DetectionCheckpointer(model, save_dir=cfg.OUTPUT_DIR).resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
+        load_weights(model, cfg.OUTPUT_DIR, cfg.MODEL.WEIGHTS, resume=args.resume)
         results = AVSTrainer.test(cfg, model)
         if comm.is_main_process():
             verify_results(cfg, results)

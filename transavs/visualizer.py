@@ -22,7 +22,7 @@ class ClipPicture:
         title: printed above.
         frames: T of uint8 (H, W, 3), RGB.
         log_mel: (T, 96, 64).
-        truth: bool (T, H, W), or None in place of a frame without ground truth.
+        truth: T of bool (H, W), None for a frame without ground truth.
         prediction: bool (T, H, W).
     """
 

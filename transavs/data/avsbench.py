@@ -32,6 +32,7 @@ class Layout:
     masks: str
     audio: str
     log_mel: str
+    columns: tuple[str, ...]  # of the csv; the first names the video and may be called otherwise
     num_frames: int = 5
     labeled_frames: dict[str, tuple[int, ...]] = field(default_factory=dict)  # by split; all frames where absent
 
@@ -57,6 +58,7 @@ class Layout:
 LAYOUTS = {
     "s4": Layout(
         meta="Single-source/s4_meta_data.csv",
+        columns=("name", "start", "category", "split"),
         frames="Single-source/s4_data/visual_frames/{split}/{category}/{video}/{video}_{k}.png",
         masks="Single-source/s4_data/gt_masks/{split}/{category}/{video}/{video}_{k}.png",
         audio="Single-source/s4_data/audio_wav/{split}/{category}/{video}.wav",
@@ -65,6 +67,7 @@ LAYOUTS = {
     ),
     "ms3": Layout(
         meta="Multi-sources/ms3_meta_data.csv",
+        columns=("video_id", "split"),
         frames="Multi-sources/ms3_data/visual_frames/{video}/{video}.mp4_{k}.png",
         masks="Multi-sources/ms3_data/gt_masks/{split}/{video}/{video}_{k}.png",
         audio="Multi-sources/ms3_data/audio_wav/{split}/{video}.wav",
@@ -101,9 +104,9 @@ def load_avsbench(root: str | Path, subset: str, split: str, mend: str = ROOTS["
     with open(meta, newline="", encoding="utf-8-sig") as file:
         reader = csv.DictReader(file)
         columns = reader.fieldnames or []
-        if "split" not in columns or ("{category}" in layout.audio and "category" not in columns):
-            raise AVSInputError(f"{meta} lacks the column 'split' or 'category' (it has {columns}): restore the file")
-        # The first column is the video's name, whatever it is called.
+        missing = {"category", "split"} & set(layout.columns) - set(columns)
+        if missing:
+            raise AVSInputError(f"{meta} lacks the column {sorted(missing)} (it has {columns}): restore the file")
         rows = [(row[columns[0]], row.get("category") or "", row["split"]) for row in reader]
     records = [layout.record(Path(root), video, category, split) for video, category, of in rows if of == split]
     if not records:

@@ -42,21 +42,24 @@ class ClipPlan:
 
     def generator(self) -> np.random.Generator:
         """Random numbers of this clip alone, the same whatever order or process the clips are made in."""
-        subset, split = sorted(LAYOUTS).index(self.subset), self.split.encode()
-        return np.random.default_rng([self.seed, subset, *split, self.index])
+        return np.random.default_rng([self.seed, *self.subset.encode(), *self.split.encode(), self.index])
 
 
-def draw_sounding(subset: str, objects: int, seconds: int, rng: np.random.Generator) -> np.ndarray:
-    """Which object sounds in which second: bool (objects, T)."""
-    if subset == "s4":
-        sounding = np.zeros((objects, seconds), dtype=bool)
-        sounding[rng.integers(objects)] = True
-        return sounding
+def one_source(objects: int, seconds: int, rng: np.random.Generator) -> np.ndarray:
+    """One object sounds all along: bool (objects, T)."""
+    return np.repeat(np.arange(objects)[:, None] == rng.integers(objects), seconds, axis=1)
+
+
+def changing_sources(objects: int, seconds: int, rng: np.random.Generator) -> np.ndarray:
+    """Any set of objects in each second, now and then none: bool (objects, T)."""
     sounding = rng.random((objects, seconds)) < 0.45
     for second in range(seconds):
         if not sounding[:, second].any() and rng.random() > EMPTY_SECOND:
             sounding[rng.integers(objects), second] = True
     return sounding
+
+
+SOURCES = {"s4": one_source, "ms3": changing_sources}
 
 
 def _prepare_folder(path: str | Path) -> str:
@@ -70,7 +73,7 @@ def write_clip(plan: ClipPlan) -> str:
     layout = LAYOUTS[plan.subset]
     classes = rng.choice(sorted(LOOKS), size=rng.integers(2, 4), replace=False)
     images, visible = render_clip([LOOKS[name] for name in classes], layout.num_frames, plan.size, rng)
-    sounding = draw_sounding(plan.subset, len(classes), layout.num_frames, rng)
+    sounding = SOURCES[plan.subset](len(classes), layout.num_frames, rng)
     wave = synthetic_sounds.mix([TIMBRES[name] for name in classes], sounding, SAMPLE_RATE, rng)
     category = str(classes[sounding.any(1).argmax()])
 
@@ -85,10 +88,9 @@ def write_clip(plan: ClipPlan) -> str:
 
 
 def _write_meta(path: Path, layout: Layout, rows: list[dict[str, str]]) -> None:
-    """The subset's csv, with columns as AVSBench's own has them."""
-    columns = ("name", "start", "category", "split") if "{category}" in layout.audio else ("video_id", "split")
+    """The subset's csv; of each row the columns that the subset has."""
     with open(_prepare_folder(path), "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, columns, extrasaction="ignore")
+        writer = csv.DictWriter(file, layout.columns, extrasaction="ignore")
         writer.writeheader()
         writer.writerows(rows)
 

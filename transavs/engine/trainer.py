@@ -21,6 +21,7 @@ from detectron2.projects.deeplab import build_lr_scheduler
 from detectron2.utils import comm
 from torch import nn
 
+from transavs.checkpoint import checked_loading, checkpoint_to_load
 from transavs.data.audio import AUDIO_CONDITIONS, apply_audio_condition
 from transavs.data.dataset_mapper import AVSDatasetMapper
 from transavs.engine.hooks import FigureLogger, ThresholdSchedule
@@ -47,9 +48,14 @@ class AVSTrainer(DefaultTrainer):
     """Trains and tests any meta-architecture on any AVSBench subset."""
 
     def resume_or_load(self, resume: bool = True) -> None:
-        super().resume_or_load(resume)
+        with checked_loading(self._bare_model, checkpoint_to_load(self.checkpointer, self.cfg.MODEL.WEIGHTS, resume)):
+            super().resume_or_load(resume)
         if self.start_iter:
             self._replace_train_loader(self.build_train_loader(self.cfg, start_iter=self.start_iter))
+
+    @property
+    def _bare_model(self) -> Any:
+        return self.model.module if isinstance(self.model, nn.parallel.DistributedDataParallel) else self.model
 
     def _replace_train_loader(self, loader: Any) -> None:
         if hasattr(self._trainer, "reset_data_loader"):  # detectron2 main
@@ -73,10 +79,9 @@ class AVSTrainer(DefaultTrainer):
 
     def build_hooks(self) -> list[HookBase]:
         hooks = super().build_hooks()
-        model = self.model.module if isinstance(self.model, nn.parallel.DistributedDataParallel) else self.model
         settings = self.cfg.MODEL.TRANSAVS
         schedule = ThresholdSchedule(
-            model.criterion,
+            self._bare_model.criterion,
             start=settings.DELTA_START,
             end=settings.DELTA_END,
             steps=settings.DELTA_STEPS,
