@@ -21,6 +21,8 @@ setup(
         "Pillow>=10",
         "opencv-python-headless>=4.8",
         "soundfile>=0.12",
+        "safetensors>=0.4",
+        "timm>=1.0.9",
         "pycocotools>=2.0.8",
         "fvcore>=0.1.5.post20221221",
         "iopath>=0.1.9",

@@ -4,7 +4,7 @@
 from argparse import Namespace
 
 from detectron2.config import CfgNode
-from detectron2.engine import default_argument_parser, default_setup, launch
+from detectron2.engine import default_argument_parser, default_setup
 from detectron2.evaluation import verify_results
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
@@ -13,6 +13,7 @@ from transavs.checkpoint import load_weights
 from transavs.config import load_config
 from transavs.engine import AVSTrainer
 from transavs.engine.command_line import run_tool
+from transavs.engine.launch import launch
 
 
 def setup(args: Namespace) -> CfgNode:
@@ -37,17 +38,5 @@ def main(args: Namespace) -> None:
     trainer.train()
 
 
-def launch_from_command_line() -> None:
-    args = default_argument_parser().parse_args()
-    launch(
-        main,
-        args.num_gpus,
-        num_machines=args.num_machines,
-        machine_rank=args.machine_rank,
-        dist_url=args.dist_url,
-        args=(args,),
-    )
-
-
 if __name__ == "__main__":
-    run_tool(launch_from_command_line)
+    run_tool(lambda: launch(main, default_argument_parser().parse_args()))

@@ -56,6 +56,16 @@ def _add_model_config(cfg: CN) -> None:
     # Channels of res2 ... res5 of build_basic_resnet_backbone.
     cfg.MODEL.RESNETS.BASIC_CHANNELS = [32, 64, 128, 256]
 
+    # build_timm_backbone: a timm model by name; weights by that name (fetched) or from a file.
+    cfg.MODEL.TIMM = CN()
+    cfg.MODEL.TIMM.NAME = "swin_base_patch4_window7_224.ms_in22k"
+    cfg.MODEL.TIMM.PRETRAINED = False
+    cfg.MODEL.TIMM.WEIGHTS = ""
+    # Rate of stochastic depth; 0 leaves the model's own default.
+    cfg.MODEL.TIMM.DROP_PATH_RATE = 0.0
+    # Leading stages, with what comes before them, that are not trained.
+    cfg.MODEL.TIMM.FROZEN_STAGES = 0
+
     cfg.MODEL.AUDIO_BACKBONE = CN()
     # Name in AUDIO_BACKBONE_REGISTRY.
     cfg.MODEL.AUDIO_BACKBONE.NAME = "VGGish"
@@ -65,8 +75,9 @@ def _add_model_config(cfg: CN) -> None:
     cfg.MODEL.AUDIO_BACKBONE.FREEZE = True
     # Channels of the audio embedding.
     cfg.MODEL.AUDIO_BACKBONE.EMBED_DIM = 128
-    # Channels of SmallAudioNet's convolutions, each at half the resolution of the one before.
+    # SmallAudioNet: channels of its convolutions, each at half the resolution of the one before; and their norm.
     cfg.MODEL.AUDIO_BACKBONE.SMALL_CHANNELS = [16, 32, 64, 128]
+    cfg.MODEL.AUDIO_BACKBONE.SMALL_NORM = "naiveSyncBN"
 
     # Name of the pixel decoder in SEM_SEG_HEADS_REGISTRY.
     cfg.MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME = "FPNPixelDecoder"

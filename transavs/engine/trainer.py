@@ -2,12 +2,14 @@
 
 import itertools
 import logging
+import weakref
 from collections import OrderedDict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
+from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
 from detectron2.data import (
     build_detection_test_loader,
@@ -15,7 +17,7 @@ from detectron2.data import (
     get_detection_dataset_dicts,
 )
 from detectron2.data.samplers import TrainingSampler
-from detectron2.engine import DefaultTrainer, HookBase
+from detectron2.engine import AMPTrainer, DefaultTrainer, HookBase, SimpleTrainer, TrainerBase, create_ddp_model
 from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators, inference_on_dataset, print_csv_format
 from detectron2.projects.deeplab import build_lr_scheduler
 from detectron2.utils import comm
@@ -46,6 +48,23 @@ class ResumableTrainingSampler(TrainingSampler):
 
 class AVSTrainer(DefaultTrainer):
     """Trains and tests any meta-architecture on any AVSBench subset."""
+
+    def __init__(self, cfg: CfgNode):
+        """As detectron2's, whose own constructor wraps the model in a way that works on GPUs alone."""
+        TrainerBase.__init__(self)
+        cfg = self.auto_scale_workers(cfg, comm.get_world_size())
+        model = self.build_model(cfg)
+        optimizer = self.build_optimizer(cfg, model)
+        loader = self.build_train_loader(cfg)
+        # The model moves its inputs itself, so the device need not be told; on CPUs it must not.
+        model = create_ddp_model(model, broadcast_buffers=False, device_ids=None)
+        self._trainer = (AMPTrainer if cfg.SOLVER.AMP.ENABLED else SimpleTrainer)(model, loader, optimizer)
+        self.scheduler = self.build_lr_scheduler(cfg, optimizer)
+        self.checkpointer = DetectionCheckpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
+        self.start_iter = 0
+        self.max_iter = cfg.SOLVER.MAX_ITER
+        self.cfg = cfg
+        self.register_hooks(self.build_hooks())
 
     def resume_or_load(self, resume: bool = True) -> None:
         with checked_loading(self._bare_model, checkpoint_to_load(self.checkpointer, self.cfg.MODEL.WEIGHTS, resume)):

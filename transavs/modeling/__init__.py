@@ -1,7 +1,7 @@
 """Networks and losses; importing it registers every component with detectron2."""
 
 from transavs.modeling.audio_backbone import AUDIO_BACKBONE_REGISTRY, SmallAudioNet
-from transavs.modeling.backbone import build_basic_resnet_backbone
+from transavs.modeling.backbone import TimmBackbone, build_basic_resnet_backbone, build_timm_backbone
 from transavs.modeling.criterion import AVSCriterion
 from transavs.modeling.pixel_decoder import FPNPixelDecoder
 from transavs.modeling.query_decoder import TRANSFORMER_DECODER_REGISTRY, AudioQueryDecoder
@@ -15,7 +15,9 @@ __all__ = [
     "AudioQueryDecoder",
     "FPNPixelDecoder",
     "SmallAudioNet",
+    "TimmBackbone",
     "TransAVS",
     "VGGish",
     "build_basic_resnet_backbone",
+    "build_timm_backbone",
 ]

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode, configurable
-from detectron2.layers import FrozenBatchNorm2d
+from detectron2.layers import FrozenBatchNorm2d, get_norm
 from detectron2.utils.file_io import PathManager
 from detectron2.utils.registry import Registry
 from torch import Tensor, nn
@@ -70,18 +70,19 @@ class SmallAudioNet(AudioBackbone):
     """
 
     @configurable
-    def __init__(self, *, channels: Sequence[int], embed_dim: int):
+    def __init__(self, *, channels: Sequence[int], embed_dim: int, norm: str):
         """
         Args:
             channels: of each convolution; each halves time and frequency.
             embed_dim: channels of the embedding, C.
+            norm: normalisation of the input and after each convolution, as detectron2's ``get_norm`` takes it.
         """
         super().__init__()
         self.embed_dim = embed_dim
-        layers: list[nn.Module] = [nn.BatchNorm2d(1)]
+        layers: list[nn.Module] = [get_norm(norm, 1)]
         for inputs, outputs in zip([1, *channels[:-1]], channels, strict=True):
             convolution = nn.Conv2d(inputs, outputs, 3, stride=2, padding=1, bias=False)
-            layers += [convolution, nn.BatchNorm2d(outputs), nn.ReLU()]
+            layers += [convolution, get_norm(norm, outputs), nn.ReLU()]
         self.features = nn.Sequential(*layers)
         with torch.no_grad():
             pooled = self.features.eval()(torch.zeros(1, 1, EXAMPLE_FRAMES, MEL_BANDS)).mean(2)
@@ -90,7 +91,7 @@ class SmallAudioNet(AudioBackbone):
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         settings = cfg.MODEL.AUDIO_BACKBONE
-        return {"channels": settings.SMALL_CHANNELS, "embed_dim": settings.EMBED_DIM}
+        return {"channels": settings.SMALL_CHANNELS, "embed_dim": settings.EMBED_DIM, "norm": settings.SMALL_NORM}
 
     def forward(self, log_mel: Tensor) -> Tensor:
         """(M, 1, 96, 64) -> (M, embed_dim), not negative, as VGGish's."""

@@ -1,0 +1,67 @@
+"""Several processes of one run, started by torchrun on CPUs."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import REPOSITORY, TINY_MODEL
+
+# Everything that draws at random on each rank by itself is off; the order of the data is shared.
+OPTIONS = [
+    *("--config-file", "configs/quickstart.yaml", *TINY_MODEL, "INPUT.RANDOM_FLIP", "none", "SOLVER.MAX_ITER", "3"),
+    *("SOLVER.IMS_PER_BATCH", "4", "TEST.FIGURE_CLIPS", "0", "TEST.AUDIO_CONDITIONS", "['true', 'silence']"),
+]
+
+
+def start(datasets: Path, output: Path, *launcher: str) -> subprocess.Popen:
+    command = [sys.executable, *launcher, str(REPOSITORY / "tools/train_net.py"), *OPTIONS, "OUTPUT_DIR", str(output)]
+    environment = os.environ | {"DETECTRON2_DATASETS": str(datasets), "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        command, env=environment, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def finish(process: subprocess.Popen) -> None:
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+
+
+def losses_and_results(folder: Path) -> tuple[list[float], dict[str, float]]:
+    rows = [json.loads(line) for line in (folder / "metrics.json").read_text().splitlines()]
+    return [row["total_loss"] for row in rows if "total_loss" in row], json.loads((folder / "results.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def one_process(tiny_datasets: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[list[float], dict[str, float]]:
+    folder = tmp_path_factory.mktemp("one")
+    finish(start(tiny_datasets, folder))
+    return losses_and_results(folder)
+
+
+def assert_same(found: tuple, expected: tuple) -> None:
+    assert found[0] == pytest.approx(expected[0], rel=1e-4)
+    assert found[1] == pytest.approx(expected[1], abs=0.05)
+
+
+def test_two_processes_train_and_score_as_one(tiny_datasets: Path, tmp_path: Path, one_process: tuple):
+    """The same global batch, batch norms included; three test clips over two ranks."""
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    finish(start(tiny_datasets, tmp_path, *launcher))
+    assert_same(losses_and_results(tmp_path), one_process)
+
+
+def test_two_machines_train_and_score_as_one(tiny_datasets: Path, tmp_path: Path, one_process: tuple):
+    """Two torchrun agents of one process each that meet on loopback, as two machines would."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    meeting = ("--rdzv-backend", "c10d", "--rdzv-endpoint", f"127.0.0.1:{port}", "--rdzv-id", "test")
+    launcher = ("-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1", *meeting)
+    machines = [start(tiny_datasets, tmp_path, *launcher, "--local-addr", "127.0.0.1") for _ in range(2)]
+    for machine in machines:
+        finish(machine)
+    assert_same(losses_and_results(tmp_path), one_process)

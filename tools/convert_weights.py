@@ -1,0 +1,28 @@
+#!/usr/bin/env python
+"""Convert foreign weights: tools/convert_weights.py KIND IN OUT.
+
+torchvision: a ResNet (resnet50-*.pth, resnet101-*.pth), for MODEL.WEIGHTS.
+timm: weights of a timm model, named with --model, for MODEL.WEIGHTS with build_timm_backbone.
+torchvggish: vggish-10086976.pth, for MODEL.AUDIO_BACKBONE.WEIGHTS.
+"""
+
+import argparse
+
+from transavs.conversion import KINDS, convert_weights
+from transavs.engine.command_line import run_tool
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("kind", choices=sorted(KINDS))
+    parser.add_argument("source", metavar="IN", help="file to read (.pth, .pt, .safetensors)")
+    parser.add_argument("target", metavar="OUT", help="file to write (.pth)")
+    parser.add_argument("--model", help="timm's name of the model (kind timm)")
+    args = parser.parse_args()
+    conversion = convert_weights(args.kind, args.source, args.target, args.model)
+    print(f"{args.target}: {len(conversion.state)} tensors converted")
+    print(f"not used: {len(conversion.unused)} {' '.join(conversion.unused[:20])}".rstrip())
+
+
+if __name__ == "__main__":
+    run_tool(main)

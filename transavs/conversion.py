@@ -1,0 +1,131 @@
+"""Foreign weights -> ours: torchvision ResNets, timm models, torchvggish."""
+
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import timm
+import torch
+from torch import Tensor
+
+from transavs.errors import AVSInputError
+from transavs.modeling.backbone import TimmBackbone
+from transavs.modeling.vggish import VGGish
+
+State = dict[str, Tensor]
+
+VISUAL_PREFIX = "backbone."  # of the visual backbone in both meta-architectures
+TORCHVISION_RULES = (
+    (r"^conv1\.", "stem.conv1."),
+    (r"^bn1\.", "stem.conv1.norm."),
+    (r"^layer([1-4])\.", lambda match: f"res{int(match[1]) + 1}."),
+    (r"\.downsample\.0\.", ".shortcut."),
+    (r"\.downsample\.1\.", ".shortcut.norm."),
+    (r"\.bn([1-3])\.", r".conv\1.norm."),
+)
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """The converted weights and the names in the file that nothing was made of."""
+
+    state: State
+    unused: list[str]
+
+
+def read_state(path: str | Path) -> State:
+    """Tensors of a .pth, .pt or .safetensors file by name, without running code from it.
+
+    A dict of dicts, as training scripts save it, is searched for ``state_dict`` or ``model``; ``module.`` is dropped.
+
+    Raises:
+        AVSInputError: the file is missing or holds no tensors by name.
+    """
+    try:
+        found: Any
+        if str(path).endswith(".safetensors"):
+            found = safetensors.torch.load_file(path)
+        else:
+            found = torch.load(path, map_location="cpu", weights_only=True)
+        for name in ("state_dict", "model"):
+            found = found.get(name, found)
+        return {name.removeprefix("module."): value for name, value in found.items() if isinstance(value, Tensor)}
+    except Exception as error:  # missing, truncated, hostile, another kind of file: one mend for all
+        reason = " ".join(str(error).split())[:200]
+        raise AVSInputError(f"{path} cannot be read as weights ({reason}): name a .pth or .safetensors file") from error
+
+
+def convert_torchvision(path: str | Path, model: str | None) -> Conversion:
+    """A torchvision ResNet as detectron2's ResNet (STRIDE_IN_1X1 False), for MODEL.WEIGHTS; ``model`` is not used."""
+    state, unused = {}, []
+    for name, value in read_state(path).items():
+        renamed = name
+        for pattern, replacement in TORCHVISION_RULES:
+            renamed = re.sub(pattern, replacement, renamed)
+        if re.match(r"(stem|res[2-5])\.", renamed):
+            state[VISUAL_PREFIX + renamed] = value
+        else:
+            unused.append(name)
+    return Conversion(state, unused)
+
+
+def convert_timm(path: str | Path, model: str | None) -> Conversion:
+    """Weights that timm can load into ``model`` as those of build_timm_backbone, for MODEL.WEIGHTS."""
+    if not model:
+        raise AVSInputError("timm weights do not say what they are of: name the model with --model")
+    read_state(path)  # its errors are plainer than timm's
+    settings = timm.get_pretrained_cfg(model, allow_unregistered=True)
+    size = settings.input_size[-1] if settings is not None else 0
+    names = [f"res{level}" for level in range(1, 6)]
+    backbone = TimmBackbone(
+        name=model,
+        in_channels=3,
+        image_size=size,
+        out_features=names,
+        pretrained=False,
+        weights=str(path),
+        drop_path_rate=0.0,
+        frozen_stages=0,
+    )
+    state = {VISUAL_PREFIX + name: value for name, value in backbone.state_dict().items()}
+    kept = {name.removeprefix("body.").replace("_", ".") for name in backbone.state_dict()}
+    return Conversion(state, [name for name in read_state(path) if name.replace("_", ".") not in kept])
+
+
+def convert_torchvggish(path: str | Path, model: str | None) -> Conversion:
+    """torchvggish's VGGish, for MODEL.AUDIO_BACKBONE.WEIGHTS; ``model`` is not used."""
+    with torch.device("meta"):
+        wanted = {name: value.shape for name, value in VGGish(embed_dim=128).state_dict().items()}
+    found = read_state(path)
+    state = {name: value for name, value in found.items() if wanted.get(name) == value.shape}
+    missing = sorted(wanted.keys() - state.keys())
+    if state and missing:
+        raise AVSInputError(f"{path} lacks {', '.join(missing)} of VGGish: fetch the file again")
+    return Conversion(state, sorted(found.keys() - state.keys()))
+
+
+KINDS: dict[str, Callable[[str | Path, str | None], Conversion]] = {
+    "torchvision": convert_torchvision,
+    "timm": convert_timm,
+    "torchvggish": convert_torchvggish,
+}
+
+
+def convert_weights(kind: str, source: str | Path, target: str | Path, model: str | None = None) -> Conversion:
+    """Convert ``source`` and write ``target``, whole or not at all.
+
+    Raises:
+        AVSInputError: the source cannot be read, or nothing in it is of this kind.
+    """
+    conversion = KINDS[kind](source, model)
+    if not conversion.state:
+        raise AVSInputError(f"nothing in {source} is of kind {kind}: it holds {', '.join(conversion.unused[:5])} ...")
+    beside = Path(f"{target}.part")
+    beside.parent.mkdir(parents=True, exist_ok=True)
+    torch.save(conversion.state, beside)
+    os.replace(beside, target)
+    return conversion

@@ -1,0 +1,56 @@
+"""Processes of one run: detectron2's launcher, or those that torchrun has started."""
+
+import os
+from argparse import Namespace
+from collections.abc import Callable
+
+import torch
+import torch.distributed as dist
+from detectron2.engine import launch as launch_with_detectron2
+from detectron2.utils import comm
+
+
+def started_by_torchrun() -> bool:
+    """Whether this process is one of several that torchrun (or another elastic launcher) has started."""
+    return {"RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"} <= os.environ.keys()
+
+
+def launch(main: Callable[[Namespace], None], args: Namespace) -> None:
+    """Run ``main(args)`` in all processes of the run.
+
+    Under torchrun the processes are there already, on GPUs (NCCL) or CPUs (gloo), on one machine or several, and
+    ``--num-gpus``, ``--num-machines``, ``--machine-rank`` and ``--dist-url`` are not needed. Otherwise detectron2's
+    launcher starts ``--num-gpus`` processes here; it needs a GPU for each.
+    """
+    if not started_by_torchrun():
+        launch_with_detectron2(
+            main,
+            args.num_gpus,
+            num_machines=args.num_machines,
+            machine_rank=args.machine_rank,
+            dist_url=args.dist_url,
+            args=(args,),
+        )
+        return
+    on_gpu = torch.cuda.is_available()
+    if on_gpu:
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    dist.init_process_group("nccl" if on_gpu else "gloo")
+    try:
+        create_local_process_group(int(os.environ["LOCAL_WORLD_SIZE"]))
+        comm.synchronize()
+        main(args)
+    finally:
+        dist.destroy_process_group()
+
+
+def create_local_process_group(processes_per_machine: int) -> None:
+    """Tell detectron2 which processes share this machine; ranks are consecutive on each machine."""
+    if hasattr(comm, "create_local_process_group"):  # detectron2 main
+        comm.create_local_process_group(processes_per_machine)
+        return
+    for first in range(0, dist.get_world_size(), processes_per_machine):
+        ranks = range(first, first + processes_per_machine)
+        group = dist.new_group(list(ranks))
+        if dist.get_rank() in ranks:
+            comm._LOCAL_PROCESS_GROUP = group
