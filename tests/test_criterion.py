@@ -17,7 +17,8 @@ def make_criterion(**changes) -> AVSCriterion:
         "hidden_dim": D,
         "num_classes": K,
         "weights": dict.fromkeys(names, 1.0),
-        "delta": 0.5,
+        "delta_1": 0.5,
+        "delta_2": 0.5,
         "aqdl_distance": 1.0,
         "aqdl_floor": 0.01,
         "focal_alpha": -1.0,
@@ -78,7 +79,7 @@ def test_good_predictions_cost_less_than_bad_ones():
     totals = []
     for pred_masks in (right, -right):
         outputs = make_outputs(pred_logits=logits.clone(), pred_masks=pred_masks.clone())
-        losses = make_criterion(delta=1.0)(outputs, masks)
+        losses = make_criterion(delta_1=1.0, delta_2=1.0)(outputs, masks)
         totals.append({name: value.item() for name, value in losses.items()})
     assert totals[0]["loss_ce"] < 1e-3
     assert totals[0]["loss_dice"] < 0.2 < 0.8 < totals[1]["loss_dice"]

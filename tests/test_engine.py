@@ -14,7 +14,7 @@ from torch import nn
 
 from transavs import AVSInputError
 from transavs.checkpoint import load_weights
-from transavs.engine.hooks import FigureLogger
+from transavs.engine.hooks import FigureLogger, ThresholdSchedule
 from transavs.engine.solver import ClippedAdamW, build_optimizer
 from transavs.engine.trainer import ResumableTrainingSampler
 
@@ -89,6 +89,17 @@ def test_sampler_goes_on_where_it_stood():
         rest = ResumableTrainingSampler(7, seed=1, consumed=consumed)
         assert list(itertools.islice(rest, 30 - consumed)) == whole[consumed:]
     assert list(itertools.islice(ResumableTrainingSampler(7, seed=2), 30)) != whole
+
+
+def test_each_threshold_has_its_own_schedule():
+    criterion, trainer = Mock(), Mock(iter=0)
+    hook = ThresholdSchedule(criterion, delta_1=(0.55, 0.65), delta_2=(0.6, 0.6), steps=18, period=5000)
+    hook.trainer = trainer
+    for iteration, expected in ((0, 0.55), (45000, 0.6), (89999, 0.55 + 0.1 * 17 / 18)):
+        trainer.iter = iteration
+        hook.before_step()
+        assert criterion.delta_1 == pytest.approx(expected)
+        assert criterion.delta_2 == pytest.approx(0.6)
 
 
 def test_only_a_new_figure_is_logged(tmp_path: Path):

@@ -97,10 +97,12 @@ def test_figure_shows_the_clips(ms3_records: list[dict], tmp_path: Path):
 
 def test_results_as_file_and_table(tmp_path: Path):
     values = {"J": 71.26, "F": 80.0, "J_silent": 1.0, "F_silent": 2.0}
-    write_results({"sem_seg": values}, tmp_path / "one.json")
-    assert json.loads((tmp_path / "one.json").read_text()) == values
-    write_results({"a": {"sem_seg": values}, "b": {"sem_seg": values}}, tmp_path / "two.json")
-    assert json.loads((tmp_path / "two.json").read_text()) == {"a": values, "b": values}
+    write_results({"a": {"sem_seg": values}}, tmp_path / "one")
+    assert json.loads((tmp_path / "one/results.json").read_text()) == values
+    assert (tmp_path / "one/results.md").read_text() == f"a\n\n{results_table(values)}\n"
+    write_results({"a": {"sem_seg": values}, "b": {"sem_seg": values}}, tmp_path / "two")
+    assert json.loads((tmp_path / "two/results.json").read_text()) == {"a": values, "b": values}
+    assert (tmp_path / "two/results.md").read_text().count("| true") == 2
     rows = [[cell.strip() for cell in row.split("|")[1:-1]] for row in results_table(values).splitlines()]
     assert rows[0] == ["audio", "J", "F"]
     assert rows[2:] == [["true", "71.3", "80.0"], ["silence", "1.0", "2.0"]]

@@ -238,7 +238,7 @@ def test_the_audio_of_a_frame_is_its_own_second(tiny_cfg, ms3_records: list[dict
 
 
 def test_gradients_reach_every_parameter(tiny_cfg, ms3_records: list[dict]):
-    tiny_cfg.MODEL.TRANSAVS.DELTA_START = 0.0
+    tiny_cfg.MODEL.TRANSAVS.DELTA_1 = tiny_cfg.MODEL.TRANSAVS.DELTA_2 = [0.0, 0.0]
     tiny_cfg.MODEL.TRANSAVS.AQDL_DISTANCE = 1e4
     model = build_model(tiny_cfg).train()
     losses = model(load_clips(tiny_cfg, ms3_records, is_train=True))

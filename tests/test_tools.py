@@ -1,6 +1,5 @@
 """The small tools, in processes of their own."""
 
-import json
 import os
 import subprocess
 import sys
@@ -26,14 +25,6 @@ def test_prepare_synthetic(tmp_path: Path):
     assert len(frames) == 15
     with Image.open(frames[0]) as image:
         assert image.size == (48, 48)
-
-
-def test_show_results(tmp_path: Path):
-    (tmp_path / "results.json").write_text(json.dumps({"J": 50.0, "F": 60.0}))
-    done = run_tool("tools/show_results.py", tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert "50.0" in done.stdout
-    assert "figure.png" in done.stdout
 
 
 def test_an_existing_detectron2_is_left_alone():

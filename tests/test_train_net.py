@@ -34,7 +34,9 @@ def test_training_writes_weights_results_figure_and_logs(trained: Path):
     assert list(trained.glob("events.out.tfevents.*"))
     logged = {name: value for row in read_metrics(trained) for name, value in row.items()}
     assert logged["sem_seg/J"] == pytest.approx(results["J"])
-    assert {"total_loss", "loss_ce", "loss_mask", "loss_dice", "loss_aqdl", "loss_aqml", "delta"} <= set(logged)
+    assert {"total_loss", "loss_ce", "loss_mask", "loss_dice", "loss_aqdl", "loss_aqml", "delta_1", "delta_2"} <= set(
+        logged
+    )
 
 
 def test_eval_only_gives_the_number_that_training_ended_with(trained: Path, run_train_net, tmp_path: Path):

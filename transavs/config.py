@@ -117,9 +117,9 @@ def _add_model_config(cfg: CN) -> None:
     # alpha and gamma of the focal loss (Lin et al. 2017); a negative alpha weights both classes alike.
     cfg.MODEL.TRANSAVS.FOCAL_ALPHA = -1.0
     cfg.MODEL.TRANSAVS.FOCAL_GAMMA = 2.0
-    # delta_1 and delta_2 of eq. (18): from a to b in STEPS steps, one every PERIOD iterations.
-    cfg.MODEL.TRANSAVS.DELTA_START = 0.55
-    cfg.MODEL.TRANSAVS.DELTA_END = 0.65
+    # delta_1 and delta_2 of eq. (18): from a to b in STEPS steps, one every PERIOD iterations; a = b keeps them fixed.
+    cfg.MODEL.TRANSAVS.DELTA_1 = [0.55, 0.65]
+    cfg.MODEL.TRANSAVS.DELTA_2 = [0.55, 0.65]
     cfg.MODEL.TRANSAVS.DELTA_STEPS = 18
     cfg.MODEL.TRANSAVS.DELTA_PERIOD = 5000
 

@@ -1,6 +1,6 @@
 """detectron2 hooks of transavs."""
 
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,19 +18,24 @@ def threshold_at(iteration: int, start: float, end: float, steps: int, period: i
 class ThresholdSchedule(HookBase):
     """Sets delta_1 and delta_2 of a criterion before every iteration, TransAVS eq. (18)."""
 
-    def __init__(self, criterion: AVSCriterion, *, start: float, end: float, steps: int, period: int):
+    def __init__(
+        self, criterion: AVSCriterion, *, delta_1: Sequence[float], delta_2: Sequence[float], steps: int, period: int
+    ):
         """
         Args:
             criterion: whose ``delta_1`` and ``delta_2`` are set.
-            start, end, steps, period: see :func:`threshold_at`.
+            delta_1, delta_2: first and last value of each.
+            steps, period: see :func:`threshold_at`.
         """
         self._criterion = criterion
-        self._delta_at = partial(threshold_at, start=start, end=end, steps=steps, period=period)
+        self._ranges = {"delta_1": delta_1, "delta_2": delta_2}
+        self._steps, self._period = steps, period
 
     def before_step(self) -> None:
-        delta = self._delta_at(self.trainer.iter)
-        self._criterion.delta_1 = self._criterion.delta_2 = delta
-        self.trainer.storage.put_scalar("delta", delta, smoothing_hint=False)
+        for name, (start, end) in self._ranges.items():
+            delta = threshold_at(self.trainer.iter, start, end, self._steps, self._period)
+            setattr(self._criterion, name, delta)
+            self.trainer.storage.put_scalar(name, delta, smoothing_hint=False)
 
 
 class FigureLogger(HookBase):

@@ -30,7 +30,7 @@ from transavs.engine.hooks import FigureLogger, ThresholdSchedule
 from transavs.engine.solver import build_optimizer
 from transavs.evaluation.avs_evaluator import AVSEvaluator
 from transavs.evaluation.clip_figure import ClipFigure
-from transavs.evaluation.results import RESULTS_NAME, results_table, write_results
+from transavs.evaluation.results import results_table, write_results
 
 FIGURE_NAME = "figure.png"
 
@@ -101,8 +101,8 @@ class AVSTrainer(DefaultTrainer):
         settings = self.cfg.MODEL.TRANSAVS
         schedule = ThresholdSchedule(
             self._bare_model.criterion,
-            start=settings.DELTA_START,
-            end=settings.DELTA_END,
+            delta_1=settings.DELTA_1,
+            delta_2=settings.DELTA_2,
             steps=settings.DELTA_STEPS,
             period=settings.DELTA_PERIOD,
         )
@@ -150,7 +150,7 @@ class AVSTrainer(DefaultTrainer):
     def test(cls, cfg: CfgNode, model: nn.Module, evaluators: Any = None) -> dict[str, Any]:
         """Evaluate on every set of DATASETS.TEST under every one of TEST.AUDIO_CONDITIONS.
 
-        Writes ``results.json`` and ``figure.png`` into OUTPUT_DIR.
+        Writes ``results.json``, ``results.md`` and ``figure.png`` into OUTPUT_DIR.
 
         Args:
             cfg: the configuration.
@@ -176,7 +176,6 @@ class AVSTrainer(DefaultTrainer):
             if comm.is_main_process():
                 print_csv_format(merged)
                 logging.getLogger(__name__).info("%s\n%s", name, results_table(merged["sem_seg"]))
-        final = next(iter(results.values())) if len(results) == 1 else results
         if comm.is_main_process() and evaluators is None:
-            write_results(final, Path(cfg.OUTPUT_DIR) / RESULTS_NAME)
-        return final
+            write_results(results, Path(cfg.OUTPUT_DIR))
+        return next(iter(results.values())) if len(results) == 1 else results

@@ -1,4 +1,4 @@
-"""Results of an evaluation as a file and as a table."""
+"""Results of an evaluation as files and as a table."""
 
 import json
 from pathlib import Path
@@ -9,10 +9,11 @@ from tabulate import tabulate
 from transavs.data.audio import AUDIO_CONDITIONS
 
 RESULTS_NAME = "results.json"
+TABLE_NAME = "results.md"
 
 
 def results_table(values: dict[str, float]) -> str:
-    """J and F of each audio condition as a text table."""
+    """J and F of each audio condition as a Markdown table."""
     rows = [
         (condition, values["J" + suffix], values["F" + suffix])
         for condition, suffix in AUDIO_CONDITIONS.items()
@@ -21,8 +22,16 @@ def results_table(values: dict[str, float]) -> str:
     return tabulate(rows, headers=("audio", "J", "F"), tablefmt="pipe", floatfmt=".1f")
 
 
-def write_results(results: dict[str, Any], path: Path) -> None:
-    """Write results as JSON: the metrics at the top where there is one test set, else below each set's name."""
-    flat = results["sem_seg"] if "sem_seg" in results else {name: value["sem_seg"] for name, value in results.items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(flat, indent=2) + "\n")
+def write_results(results: dict[str, dict[str, Any]], folder: Path) -> None:
+    """Write ``results.json`` and ``results.md``.
+
+    Args:
+        results: by test set, ``{"sem_seg": {"J": ..., ...}}`` in percent.
+        folder: to write into. With one test set its metrics stand at the top of the JSON, else below each set's name.
+    """
+    values = {name: found["sem_seg"] for name, found in results.items()}
+    flat = next(iter(values.values())) if len(values) == 1 else values
+    folder.mkdir(parents=True, exist_ok=True)
+    tables = [f"{name}\n\n{results_table(found)}\n" for name, found in values.items()]
+    (folder / TABLE_NAME).write_text("\n".join(tables))
+    (folder / RESULTS_NAME).write_text(json.dumps(flat, indent=2) + "\n")

@@ -59,7 +59,8 @@ class AVSCriterion(nn.Module):
         hidden_dim: int,
         num_classes: int,
         weights: dict[str, float],
-        delta: float,
+        delta_1: float,
+        delta_2: float,
         aqdl_distance: float,
         aqdl_floor: float,
         focal_alpha: float,
@@ -71,7 +72,7 @@ class AVSCriterion(nn.Module):
             hidden_dim: d, channels of an audio query.
             num_classes: K, background included.
             weights: of ``loss_aqdl``, ``loss_aqml``, ``loss_ce``, ``loss_mask`` and ``loss_dice``.
-            delta: first value of delta_1 and delta_2.
+            delta_1, delta_2: first values of the thresholds.
             aqdl_distance, aqdl_floor: see :func:`audio_query_distance_loss`.
             focal_alpha, focal_gamma: see :func:`focal_loss`.
             sharpness: see :func:`joint_log_scores`.
@@ -80,7 +81,7 @@ class AVSCriterion(nn.Module):
         self.projection = nn.Linear(hidden_dim, hidden_dim)  # h of eq. (10)
         self.num_classes = num_classes
         self.weights = weights
-        self.delta_1 = self.delta_2 = delta
+        self.delta_1, self.delta_2 = delta_1, delta_2
         self.aqdl_distance, self.aqdl_floor = aqdl_distance, aqdl_floor
         self.focal_alpha, self.focal_gamma = focal_alpha, focal_gamma
         self.sharpness = sharpness
@@ -98,7 +99,8 @@ class AVSCriterion(nn.Module):
                 "loss_mask": settings.MASK_WEIGHT,
                 "loss_dice": settings.DICE_WEIGHT,
             },
-            "delta": settings.DELTA_START,
+            "delta_1": settings.DELTA_1[0],
+            "delta_2": settings.DELTA_2[0],
             "aqdl_distance": settings.AQDL_DISTANCE,
             "aqdl_floor": settings.AQDL_FLOOR,
             "focal_alpha": settings.FOCAL_ALPHA,

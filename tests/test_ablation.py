@@ -1,0 +1,77 @@
+"""The ablation tool: real runs, resuming, and the table."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+from conftest import REPOSITORY, TINY_MODEL
+from test_tools import run_tool
+
+from transavs import AVSInputError
+from transavs.engine.ablation import plan, tabulate_runs, write_tables
+
+CPU = REPOSITORY / "configs/ablations/cpu"
+
+
+def write_results(folder: Path, **values: float) -> None:
+    folder.mkdir(parents=True)
+    (folder / "results.json").write_text(json.dumps(values))
+
+
+def test_table_has_means_and_spreads_by_row_and_test_set(tmp_path: Path):
+    """Rows of S4 and MS3 configs that differ in their subset alone fall together, as in the paper's Table 3."""
+    names = ("s4_n100_increasing", "ms3_n100_increasing", "ms3_n500_increasing")
+    configs = [REPOSITORY / f"configs/ablations/{name}.yaml" for name in names]
+    runs = plan(configs, [1, 2], tmp_path, [])
+    assert [run.seed for run in runs] == [1, 1, 1, 2, 2, 2]
+    write_results(tmp_path / "s4_n100_increasing/seed1", J=80.0, F=90.0)
+    write_results(tmp_path / "s4_n100_increasing/seed2", J=82.0, F=90.0)
+    write_results(tmp_path / "ms3_n100_increasing/seed1", J=50.0, F=60.0)
+    header, rows = tabulate_runs(runs, ["J", "F"])
+    assert header == ["run", "seeds", *(f"avsbench_{s}_test {m}" for s in ("ms3", "s4") for m in ("J", "F"))]
+    assert rows == [
+        ["n100_increasing", "2", "50.0", "60.0", "81.0 ± 1.4", "90.0 ± 0.0"],
+        ["n500_increasing", "0", "-", "-", "-", "-"],
+    ]
+    text = write_tables(header, rows, tmp_path)
+    assert (tmp_path / "table.txt").read_text() == text + "\n"
+    with open(tmp_path / "table.csv", encoding="utf-8") as file:
+        assert list(csv.reader(file)) == [header, *rows]
+    assert (tmp_path / "table.md").read_text().count("|\n") == 4
+
+
+def test_every_config_is_checked_before_the_first_run(tmp_path: Path):
+    with pytest.raises(AVSInputError, match="does not exist"):
+        plan([CPU / "ms3_base.yaml", CPU / "ms3_nothing.yaml"], [1], tmp_path, [])
+    with pytest.raises(AVSInputError, match=r"MODEL\.NO_KEY"):
+        plan([CPU / "ms3_base.yaml"], [1], tmp_path, ["MODEL.NO_KEY", "1"])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_stopped_where_it_was_it_goes_on(tiny_datasets: Path, tmp_path: Path):
+    arguments = ["tools/run_ablations.py", "--configs", CPU / "ms3_base.yaml", CPU / "ms3_decoder_1.yaml"]
+    arguments += ["--seeds", 1, "--jobs", 2, "--output", tmp_path, "--", *TINY_MODEL, "SOLVER.MAX_ITER", 1]
+    environment = {"DETECTRON2_DATASETS": str(tiny_datasets)}
+    done = run_tool(*arguments, **environment)
+    assert done.returncode == 0, done.stderr
+    results = {run: tmp_path / run / "seed1/results.json" for run in ("ms3_base", "ms3_decoder_1")}
+    first = {run: path.stat().st_mtime_ns for run, path in results.items()}
+    assert "base" in done.stdout
+    assert "decoder_1" in done.stdout
+
+    results["ms3_decoder_1"].unlink()
+    assert run_tool(*arguments, **environment).returncode == 0
+    assert results["ms3_base"].stat().st_mtime_ns == first["ms3_base"]
+    assert results["ms3_decoder_1"].stat().st_mtime_ns > first["ms3_decoder_1"]
+
+
+def test_a_run_that_fails_is_named_and_the_others_are_kept(tmp_path: Path):
+    arguments = ["tools/run_ablations.py", "--configs", CPU / "ms3_base.yaml", CPU / "ms3_decoder_1.yaml", "--seeds", 1]
+    write_results(tmp_path / "ms3_decoder_1/seed1", J=1.5, F=2.5)
+    done = run_tool(*arguments, "--output", tmp_path, DETECTRON2_DATASETS=str(tmp_path / "nowhere"))
+    assert done.returncode == 2
+    error = done.stderr.splitlines()[-1]
+    assert "ms3_base.yaml with seed 1 failed" in error
+    assert "ms3_meta_data.csv does not exist: run datasets/prepare_synthetic.py" in error
+    assert "1.5" in done.stdout

@@ -1,0 +1,32 @@
+#!/usr/bin/env python
+"""Run configs with several seeds each and print a table; called again, it goes on where it was stopped.
+
+tools/run_ablations.py --configs configs/ablations/*.yaml --seeds 1 2 3 --output output/ablations [KEY VALUE ...]
+"""
+
+import argparse
+import os
+from pathlib import Path
+
+from transavs.engine.ablation import execute, plan, tabulate_runs, write_tables
+from transavs.engine.command_line import run_tool
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--configs", nargs="+", type=Path, required=True)
+    parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
+    parser.add_argument("--output", type=Path, required=True, help="folder for the runs and the tables")
+    parser.add_argument("--metrics", nargs="+", default=["J", "F"], help="columns, as results.json names them")
+    parser.add_argument("--jobs", type=int, default=1, help=f"runs at a time; they share the {os.cpu_count()} cores")
+    parser.add_argument("overrides", nargs="*", metavar="KEY VALUE", help="for every config; put -- before them")
+    args = parser.parse_args()
+    runs = plan(args.configs, args.seeds, args.output, args.overrides)
+    try:
+        execute(runs, args.jobs)
+    finally:
+        print(write_tables(*tabulate_runs(runs, args.metrics), args.output))
+
+
+if __name__ == "__main__":
+    run_tool(main)

@@ -1,0 +1,123 @@
+"""Runs a list of configs with several seeds each and tabulates what they reach."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean, stdev
+
+from tabulate import tabulate
+from tqdm import tqdm
+
+from transavs.config import load_config
+from transavs.data.avsbench import LAYOUTS
+from transavs.errors import AVSInputError
+from transavs.evaluation.results import RESULTS_NAME
+
+TRAIN_NET = Path(__file__).parents[2] / "tools" / "train_net.py"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One config with one seed."""
+
+    config: Path
+    seed: int
+    output: Path
+    overrides: tuple[str, ...]
+
+    @property
+    def results(self) -> Path:
+        return self.output / RESULTS_NAME
+
+    @property
+    def row(self) -> str:
+        """Name of the table's row: the config's, without the subset it begins with."""
+        subset, _, rest = self.config.stem.partition("_")
+        return rest if subset in LAYOUTS and rest else self.config.stem
+
+    def execute(self, threads: int) -> None:
+        """Train and test in a process of its own, going on from its last checkpoint; nothing if it has finished.
+
+        Raises:
+            AVSInputError: the process failed; its log is named.
+        """
+        if self.results.exists():
+            return
+        self.output.mkdir(parents=True, exist_ok=True)
+        command = [sys.executable, str(TRAIN_NET), "--config-file", str(self.config), "--resume", *self.overrides]
+        command += ["SEED", str(self.seed), "OUTPUT_DIR", str(self.output)]
+        log = self.output / "output.txt"
+        with open(log, "a") as file:
+            done = subprocess.run(
+                command, stdout=file, stderr=subprocess.STDOUT, env=os.environ | {"OMP_NUM_THREADS": str(threads)}
+            )
+        if done.returncode:
+            last = (log.read_text().strip().splitlines() or ["no output"])[-1]
+            raise AVSInputError(f"{self.config} with seed {self.seed} failed ({last}): see {log}, then run this again")
+
+
+def plan(configs: Sequence[Path], seeds: Sequence[int], output: Path, overrides: Sequence[str]) -> list[Run]:
+    """All runs, seed by seed, so that a first table is there early. Checks every config first."""
+    for config in configs:
+        load_config(config, overrides)
+    return [
+        Run(config, seed, output / config.stem / f"seed{seed}", tuple(overrides))
+        for seed in seeds
+        for config in configs
+    ]
+
+
+def execute(runs: Sequence[Run], jobs: int) -> None:
+    """Run what has not finished, ``jobs`` at a time, with a progress bar. A failed run does not stop the others."""
+    threads = max(1, (os.cpu_count() or 1) // jobs)
+    failures = []
+    with ThreadPoolExecutor(jobs) as pool, tqdm(total=len(runs), unit="run") as progress:
+        for future in [pool.submit(run.execute, threads) for run in runs]:
+            try:
+                future.result()
+            except AVSInputError as error:
+                failures.append(str(error))
+            progress.update()
+    if failures:
+        raise AVSInputError("; ".join(failures))
+
+
+def tabulate_runs(runs: Sequence[Run], metrics: Sequence[str]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows: mean ± standard deviation over the finished seeds, a column per test set and metric."""
+    values: dict[tuple[str, str, str], list[float]] = {}
+    for run in runs:
+        if run.results.exists():
+            found = json.loads(run.results.read_text())
+            for metric in metrics:
+                column = load_config(run.config, run.overrides).DATASETS.TEST[0]
+                values.setdefault((run.row, column, metric), []).append(found[metric])
+    columns = sorted({(column, metric) for _, column, metric in values}, key=lambda c: (c[0], metrics.index(c[1])))
+    rows = []
+    for row in dict.fromkeys(run.row for run in runs):
+        cells = [values.get((row, *column), []) for column in columns]
+        rows.append([row, str(max(map(len, cells), default=0)), *map(_cell, cells)])
+    return ["run", "seeds", *(f"{column} {metric}" for column, metric in columns)], rows
+
+
+def _cell(values: list[float]) -> str:
+    if not values:
+        return "-"
+    spread = f" ± {stdev(values):.1f}" if len(values) > 1 else ""
+    return f"{mean(values):.1f}{spread}"
+
+
+def write_tables(header: list[str], rows: list[list[str]], output: Path) -> str:
+    """Write table.txt, table.csv and table.md into ``output``; returns the text."""
+    text = tabulate(rows, headers=header, disable_numparse=True)
+    output.mkdir(parents=True, exist_ok=True)
+    (output / "table.txt").write_text(text + "\n")
+    (output / "table.md").write_text(tabulate(rows, headers=header, tablefmt="pipe", disable_numparse=True) + "\n")
+    with open(output / "table.csv", "w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([header, *rows])
+    return text
