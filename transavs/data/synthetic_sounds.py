@@ -101,9 +101,9 @@ def gate(sounding: np.ndarray, n: int, sample_rate: int, ramp_seconds: float = 0
     """Envelope (n,) that is 1 in the seconds marked in ``sounding`` (T,) and 0 elsewhere, with short ramps."""
     steps = np.repeat(sounding.astype(float), sample_rate)[:n]
     ramp = max(1, int(ramp_seconds * sample_rate))
-    return np.convolve(np.pad(steps, (ramp, ramp), mode="edge"), np.hanning(ramp) / np.hanning(ramp).sum(), "same")[
-        ramp : ramp + n
-    ]
+    kernel = np.hanning(ramp) / np.hanning(ramp).sum()
+    smoothed = np.convolve(np.pad(steps, ramp, mode="edge"), kernel, mode="same")
+    return smoothed[ramp : ramp + n]
 
 
 def mix(timbres: list[Timbre], sounding: np.ndarray, sample_rate: int, rng: np.random.Generator) -> np.ndarray:
