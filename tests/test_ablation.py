@@ -49,6 +49,7 @@ def test_every_config_is_checked_before_the_first_run(tmp_path: Path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_stopped_where_it_was_it_goes_on(tiny_datasets: Path, tmp_path: Path):
     arguments = ["tools/run_ablations.py", "--configs", CPU / "ms3_base.yaml", CPU / "ms3_decoder_1.yaml"]
     arguments += ["--seeds", 1, "--jobs", 2, "--output", tmp_path, "--", *TINY_MODEL, "SOLVER.MAX_ITER", 1]
@@ -66,6 +67,7 @@ def test_stopped_where_it_was_it_goes_on(tiny_datasets: Path, tmp_path: Path):
     assert results["ms3_decoder_1"].stat().st_mtime_ns > first["ms3_decoder_1"]
 
 
+@pytest.mark.slow
 def test_a_run_that_fails_is_named_and_the_others_are_kept(tmp_path: Path):
     arguments = ["tools/run_ablations.py", "--configs", CPU / "ms3_base.yaml", CPU / "ms3_decoder_1.yaml", "--seeds", 1]
     write_results(tmp_path / "ms3_decoder_1/seed1", J=1.5, F=2.5)

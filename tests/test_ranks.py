@@ -54,6 +54,7 @@ def test_two_processes_train_and_score_as_one(tiny_datasets: Path, tmp_path: Pat
     assert_same(losses_and_results(tmp_path), one_process)
 
 
+@pytest.mark.slow
 def test_two_machines_train_and_score_as_one(tiny_datasets: Path, tmp_path: Path, one_process: tuple):
     """Two torchrun agents of one process each that meet on loopback, as two machines would."""
     with socket.socket() as probe:

@@ -74,6 +74,7 @@ def test_resuming_a_finished_run_only_evaluates(trained: Path, run_train_net, tm
     assert json.loads((finished / "results.json").read_text()) == json.loads((trained / "results.json").read_text())
 
 
+@pytest.mark.slow
 def test_s4_r101_trains_on_avsbenchs_layout(run_train_net, tmp_path: Path):
     """The paper's model at its full size; only the number of iterations and the data are small."""
     options = ("MODEL.DEVICE", "cpu", "SOLVER.MAX_ITER", 2, "MODEL.WEIGHTS", "", "OUTPUT_DIR", tmp_path)
