@@ -94,8 +94,8 @@ def tabulate_runs(runs: Sequence[Run], metrics: Sequence[str]) -> tuple[list[str
     for run in runs:
         if run.results.exists():
             found = json.loads(run.results.read_text())
+            column = load_config(run.config, run.overrides).DATASETS.TEST[0]
             for metric in metrics:
-                column = load_config(run.config, run.overrides).DATASETS.TEST[0]
                 values.setdefault((run.row, column, metric), []).append(found[metric])
     columns = sorted({(column, metric) for _, column, metric in values}, key=lambda c: (c[0], metrics.index(c[1])))
     rows = []
