@@ -1,19 +1,25 @@
 #!/usr/bin/env python
-"""Write the synthetic data set (moving shapes, each class with its own sound) in AVSBench-object's layout."""
+"""Write the synthetic data set (moving shapes, each class with its own sound) in AVSBench's layouts."""
 
 import argparse
 import os
 from pathlib import Path
 
-from transavs.data.avsbench import LAYOUTS, ROOTS, SPLITS
+from transavs.data.avsbench import LAYOUTS, SOURCES, SPLITS
 from transavs.data.synthetic import write_synthetic
 
-DEFAULT_ROOT = Path(os.environ.get("DETECTRON2_DATASETS", "datasets")) / ROOTS["synthetic"][0]
+DATASETS = Path(os.environ.get("DETECTRON2_DATASETS", "datasets"))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--output", type=Path, default=DEFAULT_ROOT, help="folder to write into")
+    parser.add_argument("--datasets", type=Path, default=DATASETS, help="folder that DETECTRON2_DATASETS is to name")
+    parser.add_argument(
+        "--source",
+        choices=sorted(SOURCES),
+        default="synthetic",
+        help="names to write it under; 'avsbench' puts it where AVSBench itself is looked for, as a rehearsal",
+    )
     parser.add_argument("--subsets", nargs="+", choices=sorted(LAYOUTS), default=sorted(LAYOUTS))
     parser.add_argument(
         "--clips", nargs=3, type=int, default=(400, 40, 80), metavar=tuple(SPLITS), help="clips in each split"
@@ -23,8 +29,10 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes")
     args = parser.parse_args()
     clips = dict(zip(SPLITS, args.clips, strict=True))
-    write_synthetic(args.output, args.subsets, clips, args.size, args.seed, args.workers)
-    print(f"wrote {', '.join(args.subsets)} to {args.output}")
+    write_synthetic(
+        args.datasets, args.subsets, clips, args.size, source=args.source, seed=args.seed, workers=args.workers
+    )
+    print(f"wrote {', '.join(SOURCES[args.source][1][s] + ' (' + s + ')' for s in args.subsets)} into {args.datasets}")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from transavs.config import load_config
-from transavs.data.avsbench import LAYOUTS, load_avsbench
+from transavs.data.avsbench import LAYOUTS, SOURCES, load_avsbench
 from transavs.data.synthetic import write_synthetic
 
 REPOSITORY = Path(__file__).parent.parent
@@ -23,10 +23,11 @@ TINY_MODEL = [
 
 @pytest.fixture(scope="session")
 def tiny_datasets(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A $DETECTRON2_DATASETS with synthetic and AVSBench_object trees of a few clips (read only)."""
+    """A $DETECTRON2_DATASETS with every registered tree, of a few clips each (read only)."""
     root = tmp_path_factory.mktemp("datasets")
-    for folder in ("synthetic", "AVSBench_object"):
-        write_synthetic(root / folder, sorted(LAYOUTS), {"train": 4, "val": 2, "test": 3}, size=40, seed=3)
+    for source in SOURCES:
+        clips = {"train": 4, "val": 2, "test": 3}
+        write_synthetic(root, sorted(LAYOUTS), clips, size=40, source=source, seed=3)
     return root
 
 

@@ -4,26 +4,27 @@ import pytest
 import torch
 
 from transavs.engine.hooks import threshold_at
-from transavs.modeling.criterion import AVSCriterion, joint_log_scores
-from transavs.modeling.losses import one_hot_masks
+from transavs.modeling.criterion import AVSCriterion, SegmentationLosses, joint_log_scores
 from transavs.modeling.transavs import class_scores
 
 F, N, K, D = 3, 6, 2, 8
 
 
-def make_criterion(**changes) -> AVSCriterion:
-    names = ("loss_aqdl", "loss_aqml", "loss_ce", "loss_mask", "loss_dice")
+def make_criterion(query_target: str = "majority", **changes) -> AVSCriterion:
+    names = ("loss_aqdl", "loss_aqml", "loss_ce", "loss_mask", "loss_dice", "loss_query_mask", "loss_query_dice")
     settings = {
+        "segmentation": SegmentationLosses(
+            query_target=query_target, queries_per_object=2, focal_alpha=-1.0, focal_gamma=2.0, sharpness=8.0
+        ),
         "hidden_dim": D,
         "num_classes": K,
+        "max_objects": 3,
+        "loss_stride": 1,
         "weights": dict.fromkeys(names, 1.0),
         "delta_1": 0.5,
         "delta_2": 0.5,
         "aqdl_distance": 1.0,
         "aqdl_floor": 0.01,
-        "focal_alpha": -1.0,
-        "focal_gamma": 2.0,
-        "sharpness": 8.0,
     }
     return AVSCriterion(**(settings | changes))
 
@@ -66,8 +67,10 @@ def test_a_query_is_sounding_when_more_than_half_of_it_lies_on_the_sounding_regi
     pred_masks[0, 0, :, 5:] = 20  # all of it sounds
     pred_masks[0, 1, :, 1:6] = 20  # two columns of five sound
     pred_masks[0, 2, :, 2:7] = 20  # three of five
-    labels = make_criterion().query_labels(pred_masks, one_hot_masks(masks[:, ::2, ::2], K))
-    assert labels.tolist() == [[1, 0, 1]]
+    criterion = make_criterion()
+    truth = criterion.ground_truth(masks, masks, (8, 8))
+    targets = criterion.segmentation.query_targets(torch.zeros(1, 3, K), pred_masks, truth)
+    assert targets.labels.tolist() == [[1, 0, 1]]
 
 
 def test_good_predictions_cost_less_than_bad_ones():
@@ -79,7 +82,7 @@ def test_good_predictions_cost_less_than_bad_ones():
     totals = []
     for pred_masks in (right, -right):
         outputs = make_outputs(pred_logits=logits.clone(), pred_masks=pred_masks.clone())
-        losses = make_criterion(delta_1=1.0, delta_2=1.0)(outputs, masks)
+        losses = make_criterion(delta_1=1.0, delta_2=1.0)(outputs, masks, masks)
         totals.append({name: value.item() for name, value in losses.items()})
     assert totals[0]["loss_ce"] < 1e-3
     assert totals[0]["loss_dice"] < 0.2 < 0.8 < totals[1]["loss_dice"]
@@ -95,7 +98,8 @@ def test_silence_and_sound_everywhere_give_finite_losses_and_gradients(filling: 
     outputs = make_outputs(pred_logits=logits)
     criterion = make_criterion()
     with torch.autocast("cpu", torch.bfloat16, enabled=dtype is torch.bfloat16):
-        losses = criterion({name: value.to(dtype) for name, value in outputs.items()}, torch.full((F, 16, 16), filling))
+        masks = torch.full((F, 16, 16), filling)
+        losses = criterion({name: value.to(dtype) for name, value in outputs.items()}, masks, masks)
     sum(losses.values()).backward()
     assert all(value.isfinite() for value in losses.values())
     for value in outputs.values():
@@ -110,9 +114,9 @@ def test_the_thresholds_choose_the_queries():
     masks = torch.zeros(F, 16, 16, dtype=torch.int64)
     criterion = make_criterion()
     criterion.delta_1, criterion.delta_2 = 0.7, 0.75
-    assert criterion(outputs, masks)["loss_aqml"] == 0
+    assert criterion(outputs, masks, masks)["loss_aqml"] == 0
     criterion.delta_2 = 0.7
-    assert criterion(outputs, masks)["loss_aqml"] > 0
+    assert criterion(outputs, masks, masks)["loss_aqml"] > 0
 
 
 def test_layers_are_weighted_and_named_alike():
@@ -120,7 +124,7 @@ def test_layers_are_weighted_and_named_alike():
     outputs["aux_outputs"] = [{name: outputs[name] for name in ("pred_logits", "pred_masks")}] * 2
     weights = {"loss_aqdl": 0.0, "loss_aqml": 0.0, "loss_ce": 2.0, "loss_mask": 3.0, "loss_dice": 5.0}
     masks = torch.randint(0, 2, (F, 16, 16))
-    losses, plain = make_criterion(weights=weights)(outputs, masks), make_criterion()(outputs, masks)
+    losses, plain = make_criterion(weights=weights)(outputs, masks, masks), make_criterion()(outputs, masks, masks)
     assert set(losses) == set(weights) | {f"loss_{n}_{i}" for n in ("ce", "mask", "dice") for i in (0, 1)}
     for name in ("loss_ce", "loss_mask_1", "loss_dice_0"):
         assert losses[name].item() == pytest.approx(weights[name.rstrip("_01")] * plain[name].item())

@@ -12,13 +12,15 @@ from detectron2.data import transforms as T
 from PIL import Image
 
 from transavs import AVSInputError
-from transavs.data.avsbench import load_avsbench, register_all_avsbench
-from transavs.data.dataset_mapper import AVSDatasetMapper, read_binary_mask
+from transavs.data.avsbench import LAYOUTS, load_avsbench, register_all_avsbench
+from transavs.data.dataset_mapper import AVSDatasetMapper
+from transavs.data.images import connected_objects, read_mask
 
 
-def make_mapper(is_train: bool, flip: bool = False) -> AVSDatasetMapper:
+def make_mapper(is_train: bool, flip: bool = False, **changes: int) -> AVSDatasetMapper:
     augmentations = [T.Resize((20, 20)), *([T.RandomFlip(prob=1.0)] if flip else [])]
-    return AVSDatasetMapper(augmentations=augmentations, image_format="RGB", resize_masks=is_train)
+    options = {"image_format": "RGB", "num_classes": 2, "max_objects": 4, "score_size": 0} | changes
+    return AVSDatasetMapper(augmentations=augmentations, is_train=is_train, **options)
 
 
 def test_records_of_both_subsets(tiny_datasets: Path):
@@ -38,19 +40,17 @@ def test_registered_names_touch_the_disk_only_when_loaded(tmp_path: Path):
     names = {
         f"{source}_{subset}_{split}"
         for source in ("avsbench", "synthetic")
-        for subset in ("s4", "ms3")
+        for subset in ("s4", "ms3", "avss")
         for split in ("train", "val", "test")
     }
     assert names <= set(DatasetCatalog.list())
-    assert MetadataCatalog.get("avsbench_s4_test").stuff_classes == ["background", "sounding"]
+    assert {MetadataCatalog.get(name).evaluator_type for name in names} == {"avs"}
     with pytest.raises(AssertionError, match="already registered"):
         register_all_avsbench(tmp_path / "nowhere")
 
 
 def test_a_missing_tree_is_named_with_its_mend(tmp_path: Path):
-    with pytest.raises(
-        AVSInputError, match=r"s4_meta_data\.csv does not exist: get AVSBench-object .*DETECTRON2_DATASETS"
-    ):
+    with pytest.raises(AVSInputError, match=r"s4_meta_data\.csv does not exist: get AVSBench .*DETECTRON2_DATASETS"):
         load_avsbench(tmp_path, "s4", "train")
 
 
@@ -77,7 +77,7 @@ def test_mapper_shapes(ms3_records: list[dict]):
         assert set(clip["masks"].unique().tolist()) <= {0, 1}
     assert train["masks"].shape == (5, 20, 20)
     assert test["masks"].shape == (5, 40, 40)
-    assert torch.equal(test["masks"][1], torch.from_numpy(read_binary_mask(before["mask_file_names"][1])))
+    assert torch.equal(test["masks"][1], torch.from_numpy(read_mask(before["mask_file_names"][1], "binary")))
 
 
 def test_every_frame_and_mask_is_flipped_alike(ms3_records: list[dict]):
@@ -96,7 +96,73 @@ def test_masks_of_every_mode_read_alike(tmp_path: Path, mode: str):
         image = Image.fromarray((mask > 0).astype(np.uint8))
         image.putpalette([0, 0, 0, 128, 0, 0])
     image.convert(mode).save(tmp_path / "mask.png")
-    assert np.array_equal(read_binary_mask(str(tmp_path / "mask.png")), mask > 0)
+    assert np.array_equal(read_mask(str(tmp_path / "mask.png"), "binary"), mask > 0)
+
+
+@pytest.mark.parametrize("mode", ["L", "P"])
+def test_class_ids_are_read_as_they_are(tmp_path: Path, mode: str):
+    ids = np.arange(48, dtype=np.uint8).reshape(6, 8)
+    image = Image.fromarray(ids)
+    if mode == "P":
+        image.putpalette(list(range(144)))
+    image.save(tmp_path / "mask.png")
+    assert np.array_equal(read_mask(str(tmp_path / "mask.png"), "class_ids"), ids)
+    Image.fromarray(ids).convert("RGB").save(tmp_path / "mask.png")
+    with pytest.raises(AVSInputError, match=r"mask\.png cannot be read as a mask .*one channel, this one is RGB"):
+        read_mask(str(tmp_path / "mask.png"), "class_ids")
+
+
+def test_objects_are_the_connected_parts_of_each_class_the_largest_first():
+    mask = np.zeros((8, 8), dtype=np.int64)
+    mask[0:4, 0:4] = 2
+    mask[0:4, 4:6] = 1  # touches the first, of another class
+    mask[6:8, 0:2] = 2
+    mask[7, 7] = 1
+    objects = connected_objects(mask, max_objects=3)
+    expected = np.zeros((8, 8), dtype=np.int64)
+    expected[0:4, 0:4], expected[0:4, 4:6], expected[6:8, 0:2] = 1, 2, 3  # the last pixel is one object too many
+    assert np.array_equal(objects, expected)
+    assert np.array_equal(connected_objects(mask, max_objects=9)[7, 7], 4)
+    assert not connected_objects(np.zeros((4, 4), dtype=np.int64), max_objects=3).any()
+
+
+def test_objects_in_a_clip(ms3_records: list[dict]):
+    clip = make_mapper(True)(ms3_records[0])
+    assert clip["objects"].shape == clip["masks"].shape == (5, 20, 20)
+    assert torch.equal(clip["objects"] > 0, clip["masks"] > 0)
+    assert "objects" not in make_mapper(False)(ms3_records[0])
+
+
+def test_masks_are_scored_at_a_size_of_choice(ms3_records: list[dict]):
+    own, chosen = make_mapper(False)(ms3_records[0]), make_mapper(False, score_size=10)(ms3_records[0])
+    assert (chosen["height"], chosen["width"]) == (10, 10)
+    assert chosen["masks"].shape == (5, 10, 10)
+    assert torch.equal(chosen["images"], own["images"])
+    assert chosen["masks"].float().mean() == pytest.approx(own["masks"].float().mean().item(), abs=0.03)
+
+
+def test_avss_clips_differ_in_length_and_labels(tiny_datasets: Path):
+    mapper = make_mapper(True, num_classes=7)
+    records = load_avsbench(tiny_datasets / "AVSBench_semantic", "avss", "train")
+    for record in records:
+        clip = mapper(record)
+        frames = 10 if record["video_id"].startswith("v2/") else 5
+        assert len(clip["images"]) == len(clip["log_mel"]) == frames
+        labels = 1 if record["video_id"].startswith("v1s/") else frames
+        assert len(clip["masks"]) == len(clip["labeled_frames"]) == labels
+    with pytest.raises(AVSInputError, match=r"labels_semantic/\d\.png holds class \d and the model knows 0 to 1: "):
+        [make_mapper(True)(record) for record in records]
+
+
+def test_class_names_follow_the_order_of_the_file(tiny_datasets: Path, tmp_path: Path):
+    layout = LAYOUTS["avss"]
+    assert layout.read_class_names(tiny_datasets / "AVSBench_semantic")[:3] == ["background", "bell", "bird"]
+    (tmp_path / "label2idx.json").write_text('{"background": 1, "zebra": 2, "ant": 3}')
+    assert layout.read_class_names(tmp_path) == ["background", "zebra", "ant"]
+    (tmp_path / "label2idx.json").write_text("[1")
+    with pytest.raises(AVSInputError, match=r"label2idx\.json does not list the classes .*: restore the file"):
+        layout.read_class_names(tmp_path)
+    assert LAYOUTS["s4"].read_class_names(tmp_path) == ["background", "sounding"]
 
 
 @pytest.fixture
@@ -115,7 +181,7 @@ def record(ms3_records: list[dict], tmp_path: Path) -> dict:
 def test_a_picture_that_is_none(record: dict, name: str):
     path = Path(record[name][2])
     path.write_bytes(path.read_bytes()[:60])
-    with pytest.raises(AVSInputError, match=f"{path.name} cannot be read as an image .*: (extract|restore)"):
+    with pytest.raises(AVSInputError, match=f"{path.name} cannot be read as an? (image|mask) .*: (extract|restore)"):
         make_mapper(True)(record)
     path.unlink()
     with pytest.raises(AVSInputError, match=f"{path.name} does not exist: (extract|restore)"):

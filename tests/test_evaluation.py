@@ -30,7 +30,7 @@ def make_clips(count: int, size: int = 12) -> tuple[list[dict], list[dict]]:
 
 def evaluate(batches: list[list[int]], count: int = 11) -> dict:
     inputs, outputs = make_clips(count)
-    evaluator = AVSEvaluator()
+    evaluator = AVSEvaluator(["background", "sounding"])
     evaluator.reset()
     for batch in batches:
         evaluator.process([inputs[i] for i in batch], [outputs[i] for i in batch])
@@ -72,13 +72,45 @@ def test_two_ranks_give_one_ranks_result(tmp_path: Path, shares: list[list[int]]
     assert json.loads((tmp_path / "1.json").read_text()) is None
 
 
-def test_foreground_is_everything_but_background():
+def test_foreground_is_where_the_best_class_is_not_background():
     sem_seg = torch.rand(2, 5, 3, 3).softmax(1)
-    torch.testing.assert_close(foreground_scores(sem_seg), sem_seg[:, 1:].sum(1))
+    assert torch.equal(foreground_scores(sem_seg) > 0.5, sem_seg.argmax(1) > 0)
+    binary = torch.rand(2, 2, 3, 3).softmax(1)
+    torch.testing.assert_close(foreground_scores(binary), binary[:, 1])
+    assert torch.equal(foreground_scores(torch.zeros(1, 3, 2, 2)), torch.zeros(1, 2, 2))
+
+
+def test_mean_over_classes_does_not_depend_on_batches_and_skips_unknown_predictions():
+    generator = torch.Generator().manual_seed(2)
+    inputs, outputs = [], []
+    for i in range(6):
+        masks = torch.randint(0, 3, (2, 6, 6), generator=generator)
+        inputs.append({"video_id": str(i), "labeled_frames": torch.tensor([1, 3]), "masks": masks})
+        outputs.append({"sem_seg": torch.rand(5, 5, 6, 6, generator=generator)})  # two classes more than the data
+    found = []
+    for batches in ([[0, 1, 2], [3, 4, 5]], [[5], [3], [4], [1], [0], [2]]):
+        evaluator = AVSEvaluator(["background", "a", "b", "never"], "_silent")
+        evaluator.reset()
+        for batch in batches:
+            evaluator.process([inputs[i] for i in batch], [outputs[i] for i in batch])
+        found.append(evaluator.evaluate()["sem_seg"])
+    assert found[0] == found[1]
+    assert set(found[0]) == {f"{name}_silent" for name in ("J", "F", "mIoU", "mF", "mIoU_fg", "mF_fg")}
+    per_class = []
+    for c in range(4):
+        values = []
+        for clip, output in zip(inputs, outputs, strict=True):
+            for mask, pred in zip(clip["masks"], output["sem_seg"][[1, 3]].argmax(1), strict=True):
+                if (mask == c).any() or (pred == c).any():
+                    values.append(((mask == c) & (pred == c)).sum().item() / ((mask == c) | (pred == c)).sum().item())
+        per_class.append(sum(values) / len(values))  # class 3 is predicted and never true
+    assert found[0]["mIoU_silent"] == pytest.approx(100 * sum(per_class) / 4)
+    assert found[0]["mIoU_fg_silent"] == pytest.approx(100 * sum(per_class[1:]) / 3)
 
 
 def test_figure_shows_the_clips(ms3_records: list[dict], tmp_path: Path):
-    mapper = AVSDatasetMapper(augmentations=[], image_format="RGB", resize_masks=False)
+    options = {"is_train": False, "num_classes": 2, "max_objects": 1, "score_size": 0}
+    mapper = AVSDatasetMapper(augmentations=[], image_format="RGB", **options)
     clips = [mapper(record) for record in ms3_records]
     outputs = []
     for clip in clips:

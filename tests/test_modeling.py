@@ -13,6 +13,7 @@ from torch import nn
 from transavs import AVSInputError
 from transavs.config import load_config
 from transavs.data import AVSDatasetMapper
+from transavs.data.avsbench import load_avsbench
 from transavs.modeling import AudioQueryDecoder, FPNPixelDecoder, VGGish
 from transavs.modeling.audio_backbone import build_audio_backbone
 from transavs.modeling.query_decoder import AttentionLayer, audio_windows, sine_positions
@@ -116,11 +117,14 @@ def test_stages_of_one_width_are_refused(tiny_cfg):
 
 def test_audio_windows():
     audio = torch.arange(1.0, 11).view(2, 5, 1)
-    clip = audio_windows(audio, "clip", 0)
+    clip = audio_windows(audio, "clip", 5)
     assert clip.shape == (10, 5, 1)
     assert clip[:5, :, 0].tolist() == [[1, 2, 3, 4, 5]] * 5
-    assert audio_windows(audio, "frame", 0)[:, :, 0].tolist() == [[float(i)] for i in range(1, 11)]
-    around = audio_windows(audio, "frame", 1)[:, :, 0].tolist()
+    assert audio_windows(audio, "clip", 7)[5:, :, 0].tolist() == [[6, 7, 8, 9, 10, 0, 0]] * 5
+    with pytest.raises(AVSInputError, match=r"a clip of 5 s, INPUT\.NUM_FRAMES is 4"):
+        audio_windows(audio, "clip", 4)
+    assert audio_windows(audio, "frame", 1)[:, :, 0].tolist() == [[float(i)] for i in range(1, 11)]
+    around = audio_windows(audio, "frame", 3)[:, :, 0].tolist()
     assert around[0] == [0, 1, 2]
     assert around[4] == [4, 5, 0]
     assert around[5] == [0, 6, 7]
@@ -216,8 +220,7 @@ def test_inference_does_not_depend_on_the_batch(tiny_cfg, ms3_records: list[dict
     clips = load_clips(tiny_cfg, ms3_records, is_train=False)
     with torch.no_grad():
         together, alone = model(clips), [model([clip])[0] for clip in clips]
-        images, log_mel = model.preprocess(clips[:2])
-        segmented = model.segment(images, model.audio_backbone(log_mel.flatten(0, 1)).unflatten(0, (2, 5)))
+        segmented = model.segment(*model.preprocess(clips[:2]))
     assert segmented.shape == (2, 5, 2, 32, 32)
     for one, other in zip(together, alone, strict=True):
         assert one["sem_seg"].shape == (5, 2, 40, 40)
@@ -230,9 +233,8 @@ def test_the_audio_of_a_frame_is_its_own_second(tiny_cfg, ms3_records: list[dict
     masks = []
     for change in (0, 3):
         clip["log_mel"][2] += change
-        images, log_mel = model.preprocess([clip])
         with torch.no_grad():
-            masks.append(model.predict(images, model.audio_backbone(log_mel[0])[None])["pred_masks"])
+            masks.append(model.predict(*model.preprocess([clip]))["pred_masks"])
     same = [torch.equal(a, b) for a, b in zip(*masks, strict=True)]
     assert same == [True, True, False, True, True]
 
@@ -251,7 +253,8 @@ def test_only_labelled_frames_take_part_in_training(tiny_cfg, ms3_records: list[
     model = build_model(tiny_cfg).train()
     clips = load_clips(tiny_cfg, ms3_records, is_train=True)
     for clip in clips:
-        clip["labeled_frames"], clip["masks"] = clip["labeled_frames"][:1], clip["masks"][:1]
+        for name in ("labeled_frames", "masks", "objects"):
+            clip[name] = clip[name][:1]
     before = model(clips)
     for clip in clips:
         clip["images"][1:] = 0
@@ -259,11 +262,28 @@ def test_only_labelled_frames_take_part_in_training(tiny_cfg, ms3_records: list[
     assert {name: value.item() for name, value in before.items()} == {n: v.item() for n, v in after.items()}
 
 
-def test_clips_of_other_lengths_in_a_batch(tiny_cfg, ms3_records: list[dict]):
+@pytest.mark.parametrize("query_mode", ["frame", "clip"])
+def test_clips_of_several_lengths_in_a_batch(tiny_cfg, tiny_datasets: Path, query_mode: str):
+    """Inference is that of each clip alone, training that of the labelled frames alone, whatever pads the shorter."""
+    tiny_cfg.merge_from_list(["INPUT.NUM_FRAMES", 10, "MODEL.SEM_SEG_HEAD.NUM_CLASSES", 71])
+    tiny_cfg.MODEL.TRANSAVS.QUERY_MODE = query_mode
+    records = load_avsbench(tiny_datasets / "synthetic/AVSBench_semantic", "avss", "test")
+    model = build_model(tiny_cfg).eval()
+    clips = load_clips(tiny_cfg, records, is_train=False)
+    assert {len(clip["images"]) for clip in clips} == {5, 10}
+    with torch.no_grad():
+        for clip, output in zip(clips, model(clips), strict=True):
+            assert output["sem_seg"].shape == (len(clip["images"]), 71, 40, 40)
+            torch.testing.assert_close(output["sem_seg"], model([clip])[0]["sem_seg"], rtol=1e-4, atol=1e-5)
+    losses = model.train()(load_clips(tiny_cfg, records, is_train=True))
+    assert all(value.isfinite() for value in losses.values())
+
+
+def test_frames_of_several_sizes_in_a_batch(tiny_cfg, ms3_records: list[dict]):
     model = build_model(tiny_cfg).eval()
     clips = load_clips(tiny_cfg, ms3_records[:2], is_train=False)
-    clips[0]["images"] = clips[0]["images"][:3]
-    with pytest.raises(AVSInputError, match="batch clips of one length and size"):
+    clips[0]["images"] = clips[0]["images"][..., :16]
+    with pytest.raises(AVSInputError, match="batch frames of one size"):
         model(clips)
 
 

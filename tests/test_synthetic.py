@@ -1,14 +1,17 @@
 """The generated data set: layout, determinism, and that only the audio tells which objects sound."""
 
 import hashlib
+import json
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 import soundfile
+from PIL import Image
 
 from transavs.data.avsbench import load_avsbench
+from transavs.data.images import read_mask
 from transavs.data.synthetic import TIMBRES, changing_sources, one_source, write_synthetic
 from transavs.data.synthetic_scenes import LOOKS, MIN_VISIBLE, _bounce, render_clip
 from transavs.data.synthetic_sounds import gate, mix
@@ -23,9 +26,9 @@ def digest(root: Path) -> str:
 
 def test_the_same_seed_gives_the_same_bytes(tmp_path: Path):
     clips = {"train": 2, "test": 1}
-    write_synthetic(tmp_path / "a", ["s4", "ms3"], clips, size=24, seed=5)
-    write_synthetic(tmp_path / "b", ["ms3", "s4"], clips, size=24, seed=5, workers=2)
-    write_synthetic(tmp_path / "c", ["s4", "ms3"], clips, size=24, seed=6)
+    write_synthetic(tmp_path / "a", ["s4", "ms3", "avss"], clips, size=24, seed=5)
+    write_synthetic(tmp_path / "b", ["avss", "ms3", "s4"], clips, size=24, seed=5, workers=2)
+    write_synthetic(tmp_path / "c", ["s4", "ms3", "avss"], clips, size=24, seed=6)
     assert digest(tmp_path / "a") == digest(tmp_path / "b") != digest(tmp_path / "c")
 
 
@@ -47,6 +50,32 @@ def test_layout_is_avsbench_objects(tiny_datasets: Path):
     assert (wave.shape, sample_rate) == ((80000,), 16000)
     for mask in ms3.glob("gt_masks/*/*/*.png"):
         assert set(np.unique(cv2.imread(str(mask)))) <= {0, 255}
+
+
+def test_layout_is_avsbench_semantics(tiny_datasets: Path):
+    root = tiny_datasets / "synthetic/AVSBench_semantic"
+    assert (root / "metadata.csv").read_text().startswith("vid,uid,s_min,s_sec,a_obj,split,label\n")
+    names = list(json.loads((root / "label2idx.json").read_text()))
+    assert names == ["background", *sorted(LOOKS)]
+    seen = set()
+    for split in ("train", "val", "test"):
+        for record in load_avsbench(root, "avss", split):
+            part, video = record["video_id"].split("/")
+            frames, labels = (10, 10) if part == "v2" else (5, 1 if (part, split) == ("v1s", "train") else 5)
+            folder = root / part / video
+            assert {path.name for path in (folder / "frames").iterdir()} == {f"{k}.jpg" for k in range(frames)}
+            assert len(list((folder / "labels_rgb").iterdir())) == len(record["mask_file_names"]) == labels
+            assert len(soundfile.read(record["audio_file"])[0]) == 16000 * frames
+            present = set()
+            for path in map(Path, record["mask_file_names"]):
+                ids, colours = read_mask(str(path), "class_ids"), Image.open(folder / "labels_rgb" / path.name)
+                present |= set(np.unique(ids)) - {0}
+                # The palette of VOC as the field has it: class 1 is dark red, class 6 dark cyan.
+                assert (np.asarray(colours)[ids == 1] == (128, 0, 0)).all()
+                assert (np.asarray(colours)[ids == 6] == (0, 128, 128)).all()
+            assert {names[number] for number in present} <= set(record["category"].split("_"))
+            seen.add(part)
+    assert seen == {"v1s", "v1m", "v2"}
 
 
 def test_sound_and_mask_agree_second_by_second(tiny_datasets: Path):

@@ -42,12 +42,16 @@ def add_transavs_config(cfg: CN) -> None:
 
 
 def _add_data_config(cfg: CN) -> None:
-    # Frames of a clip, one per second: T.
+    # Frames of the longest clip, one per second: T.
     cfg.INPUT.NUM_FRAMES = 5
     # Side of the square network input in pixels; scoring is done at the masks' own size.
     cfg.INPUT.IMAGE_SIZE = 224
+    # Objects, connected parts of one class, that are told apart in a frame's ground truth: the largest ones.
+    cfg.INPUT.MAX_OBJECTS = 8
     # Audio of each test run: "true" (gives J and F), "shuffled" (another clip's, J_shuffled), "silence" (J_silent).
     cfg.TEST.AUDIO_CONDITIONS = ["true"]
+    # Side in pixels of the square masks that are scored, 0 = each clip's own size.
+    cfg.TEST.SCORE_SIZE = 0
     # Clips in the figure that an evaluation draws into OUTPUT_DIR; 0 draws none.
     cfg.TEST.FIGURE_CLIPS = 6
 
@@ -65,6 +69,10 @@ def _add_model_config(cfg: CN) -> None:
     cfg.MODEL.TIMM.DROP_PATH_RATE = 0.0
     # Leading stages, with what comes before them, that are not trained.
     cfg.MODEL.TIMM.FROZEN_STAGES = 0
+
+    # Names of modules whose activations are computed again in the backward pass, "*" for any characters, such as
+    # ["backbone.res?.*", "query_decoder.decoder.*", "criterion.segmentation"]: less memory, more time.
+    cfg.MODEL.CHECKPOINT_MODULES = []
 
     cfg.MODEL.AUDIO_BACKBONE = CN()
     # Name in AUDIO_BACKBONE_REGISTRY.
@@ -111,6 +119,15 @@ def _add_model_config(cfg: CN) -> None:
     cfg.MODEL.TRANSAVS.DICE_WEIGHT = 5.0
     # Exponent g of the smooth maximum over queries that the pixel losses act on; 1 = plain sum.
     cfg.MODEL.TRANSAVS.SHARPNESS = 8.0
+    # The pixel losses look at every so many pixels of the ground truth; many classes at full size take much memory.
+    cfg.MODEL.TRANSAVS.LOSS_STRIDE = 1
+    # Which class, and perhaps which mask of its own, a query is asked for: a rule of transavs/modeling/targets.py.
+    cfg.MODEL.TRANSAVS.QUERY_TARGET = "majority"
+    # Queries that QUERY_TARGET "object" gives to each object.
+    cfg.MODEL.TRANSAVS.QUERIES_PER_OBJECT = 3
+    # Weights of the focal and Dice loss of a query's own mask, with the rules that give it one.
+    cfg.MODEL.TRANSAVS.QUERY_MASK_WEIGHT = 5.0
+    cfg.MODEL.TRANSAVS.QUERY_DICE_WEIGHT = 5.0
     # d_0 of eq. (10), and the least squared distance its reciprocal is taken of.
     cfg.MODEL.TRANSAVS.AQDL_DISTANCE = 1.0
     cfg.MODEL.TRANSAVS.AQDL_FLOOR = 0.01

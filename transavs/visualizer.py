@@ -6,9 +6,11 @@ from pathlib import Path
 import cv2
 import matplotlib.figure
 import numpy as np
+from detectron2.utils.colormap import colormap
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-OVERLAY_COLOUR = np.array([255, 70, 40])
+# One colour per class id from 1 on, over again where there are more classes.
+CLASS_COLOURS = np.vstack([[255, 70, 40], colormap(rgb=True)[1:]])
 OVERLAY_OPACITY = 0.55
 SILENCE, LOUD = -4.6, 5.0  # range of a log-mel value, for its colours
 CLIPS_PER_ROW = 2
@@ -22,8 +24,8 @@ class ClipPicture:
         title: printed above.
         frames: T of uint8 (H, W, 3), RGB.
         log_mel: (T, 96, 64).
-        truth: T of bool (H, W), None for a frame without ground truth.
-        prediction: bool (T, H, W).
+        truth: T of int (H, W) class ids, 0 = background; None for a frame without ground truth.
+        prediction: int (T, H, W).
     """
 
     title: str
@@ -34,11 +36,13 @@ class ClipPicture:
 
 
 def overlay(frame: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """uint8 (H, W, 3) frame with a bool (H, W) mask in colour and outlined, the rest dimmed."""
-    image = frame.astype(float) * np.where(mask, 1.0, 0.55)[..., None]
-    image[mask] = (1 - OVERLAY_OPACITY) * image[mask] + OVERLAY_OPACITY * OVERLAY_COLOUR
+    """uint8 (H, W, 3) frame with int (H, W) class ids in their colours and outlined, background (0) dimmed."""
+    seen = mask > 0
+    image = frame.astype(float) * np.where(seen, 1.0, 0.55)[..., None]
+    colours = CLASS_COLOURS[(mask[seen] - 1) % len(CLASS_COLOURS)]
+    image[seen] = (1 - OVERLAY_OPACITY) * image[seen] + OVERLAY_OPACITY * colours
     image = np.ascontiguousarray(image.astype(np.uint8))
-    contours, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+    contours, _ = cv2.findContours(seen.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
     cv2.drawContours(image, contours, -1, (255, 255, 255), max(1, frame.shape[0] // 150))
     return image
 

@@ -1,12 +1,15 @@
 """AVSBench trees on disk -> detectron2 records, registered as ``avsbench_*`` and ``synthetic_*``.
 
-A record holds ``video_id, category, file_names`` (T frame paths), ``mask_file_names`` (L paths), ``labeled_frames``
-(L frame indices), ``audio_file``, ``log_mel_file``. Nothing else tells the subsets apart downstream.
+A record holds ``video_id, category, file_names`` (T frame paths), ``mask_file_names`` (L paths), ``mask_encoding`` (see
+:func:`transavs.data.images.read_mask`), ``labeled_frames`` (L frame indices), ``audio_file``, ``log_mel_file`` or None.
+Nothing else tells the subsets apart downstream.
 """
 
 import csv
+import json
 import logging
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -17,53 +20,82 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from transavs.errors import AVSInputError
 
 SPLITS = ("train", "val", "test")
-CLASS_NAMES = ("background", "sounding")
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Where one subset of AVSBench-object keeps its files, relative to the root of the data set.
+    """Where one subset of AVSBench keeps its files, relative to its root.
 
-    The templates take ``{video}``, ``{category}``, ``{split}`` and, for frames and masks, ``{k}`` from 1 to T.
+    A subset may have parts, named in a column of its csv, that differ in length and labels; else its one part is "".
+    The templates take ``{video}``, ``{category}``, ``{split}``, ``{part}`` and, for frames and masks, ``{k}``.
     """
 
     meta: str
     frames: str
     masks: str
     audio: str
-    log_mel: str
-    columns: tuple[str, ...]  # of the csv; the first names the video and may be called otherwise
-    num_frames: int = 5
-    labeled_frames: dict[str, tuple[int, ...]] = field(default_factory=dict)  # by split; all frames where absent
+    columns: tuple[str, ...]  # of the csv
+    num_frames: dict[str, int]  # T by part
+    log_mel: str = ""  # AVSBench's own log-mel pickles
+    video_column: int = 0  # position of the column that names the video, whatever it is called
+    category_column: str = ""
+    part_column: str = ""
+    first_frame: int = 1  # what ``{k}`` is for the first frame
+    labeled_frames: dict[tuple[str, str], tuple[int, ...]] = field(default_factory=dict)  # by part, split; else all
+    mask_encoding: str = "binary"
+    colour_masks: str = ""  # the same masks again, in the colours of a palette
+    class_names: str | tuple[str, ...] = ("background", "sounding")  # or a JSON file whose keys are they, in order
 
-    def frame_indices(self, split: str) -> tuple[int, ...]:
-        """Indices, from 0, of the frames that have a mask in ``split``."""
-        return self.labeled_frames.get(split, tuple(range(self.num_frames)))
+    def frame_indices(self, part: str, split: str) -> tuple[int, ...]:
+        """Indices, from 0, of the frames that have a mask."""
+        return self.labeled_frames.get((part, split), tuple(range(self.num_frames[part])))
 
-    def record(self, root: Path, video: str, category: str, split: str) -> dict[str, Any]:
+    def frame_paths(self, root: Path, template: str, indices: Iterable[int], **names: str) -> list[str]:
+        """One path per frame index."""
+        return [str(root / template.format(k=k + self.first_frame, **names)) for k in indices]
+
+    def record(self, root: Path, *, video: str, category: str, split: str, part: str = "") -> dict[str, Any]:
         """The record of one clip; builds paths and does not touch the disk."""
-        names = {"video": video, "category": category, "split": split}
-        labeled = self.frame_indices(split)
+        names = {"video": video, "category": category, "split": split, "part": part}
+        labeled = self.frame_indices(part, split)
         return {
-            "video_id": video,
+            "video_id": f"{part}/{video}" if part else video,
             "category": category,
-            "file_names": [str(root / self.frames.format(k=k + 1, **names)) for k in range(self.num_frames)],
-            "mask_file_names": [str(root / self.masks.format(k=k + 1, **names)) for k in labeled],
+            "file_names": self.frame_paths(root, self.frames, range(self.num_frames[part]), **names),
+            "mask_file_names": self.frame_paths(root, self.masks, labeled, **names),
+            "mask_encoding": self.mask_encoding,
             "labeled_frames": list(labeled),
             "audio_file": str(root / self.audio.format(**names)),
-            "log_mel_file": str(root / self.log_mel.format(**names)),
+            "log_mel_file": str(root / self.log_mel.format(**names)) if self.log_mel else None,
         }
+
+    def read_class_names(self, root: Path) -> list[str]:
+        """Class names in the order of their ids, background first.
+
+        Raises:
+            AVSInputError: the file that names them is missing or no JSON object.
+        """
+        if not isinstance(self.class_names, str):
+            return list(self.class_names)
+        path = root / self.class_names
+        try:
+            # The order counts: copies of the file are about that number the classes from 1.
+            return list(dict(json.loads(path.read_text(encoding="utf-8"))))
+        except (OSError, ValueError, TypeError) as error:
+            raise AVSInputError(f"{path} does not list the classes ({error}): restore the file") from error
 
 
 LAYOUTS = {
     "s4": Layout(
         meta="Single-source/s4_meta_data.csv",
         columns=("name", "start", "category", "split"),
+        category_column="category",
         frames="Single-source/s4_data/visual_frames/{split}/{category}/{video}/{video}_{k}.png",
         masks="Single-source/s4_data/gt_masks/{split}/{category}/{video}/{video}_{k}.png",
         audio="Single-source/s4_data/audio_wav/{split}/{category}/{video}.wav",
         log_mel="Single-source/s4_data/audio_log_mel/{split}/{category}/{video}.pkl",
-        labeled_frames={"train": (0,)},
+        num_frames={"": 5},
+        labeled_frames={("", "train"): (0,)},
     ),
     "ms3": Layout(
         meta="Multi-sources/ms3_meta_data.csv",
@@ -72,21 +104,42 @@ LAYOUTS = {
         masks="Multi-sources/ms3_data/gt_masks/{split}/{video}/{video}_{k}.png",
         audio="Multi-sources/ms3_data/audio_wav/{split}/{video}.wav",
         log_mel="Multi-sources/ms3_data/audio_log_mel/{split}/{video}.pkl",
+        num_frames={"": 5},
+    ),
+    "avss": Layout(
+        meta="metadata.csv",
+        columns=("vid", "uid", "s_min", "s_sec", "a_obj", "split", "label"),
+        video_column=1,
+        category_column="a_obj",
+        part_column="label",
+        first_frame=0,
+        frames="{part}/{video}/frames/{k}.jpg",
+        masks="{part}/{video}/labels_semantic/{k}.png",
+        colour_masks="{part}/{video}/labels_rgb/{k}.png",
+        audio="{part}/{video}/audio.wav",
+        num_frames={"v1s": 5, "v1m": 5, "v2": 10},
+        labeled_frames={("v1s", "train"): (0,)},
+        mask_encoding="class_ids",
+        class_names="label2idx.json",
     ),
 }
 
-# Data set name -> folder below $DETECTRON2_DATASETS, and what to do where it is missing.
-ROOTS = {
-    "avsbench": ("AVSBench_object", "get AVSBench-object as datasets/README.md says"),
-    "synthetic": ("synthetic", "run datasets/prepare_synthetic.py"),
+# Data set name -> what to do where it is missing, and the root of each subset below $DETECTRON2_DATASETS.
+AVSBENCH_MEND = "get AVSBench as datasets/README.md says"
+SOURCES = {
+    "avsbench": (AVSBENCH_MEND, {"s4": "AVSBench_object", "ms3": "AVSBench_object", "avss": "AVSBench_semantic"}),
+    "synthetic": (
+        "run datasets/prepare_synthetic.py",
+        {"s4": "synthetic", "ms3": "synthetic", "avss": "synthetic/AVSBench_semantic"},
+    ),
 }
 
 
-def load_avsbench(root: str | Path, subset: str, split: str, mend: str = ROOTS["avsbench"][1]) -> list[dict[str, Any]]:
+def load_avsbench(root: str | Path, subset: str, split: str, mend: str = AVSBENCH_MEND) -> list[dict[str, Any]]:
     """Read the csv of one subset and list the records of one split.
 
     Args:
-        root: folder that holds ``Single-source`` and ``Multi-sources``.
+        root: of the subset, the folder that its layout's paths begin in.
         subset: key of LAYOUTS.
         split: one of SPLITS.
         mend: what the user should do where the tree is missing; ends the error message.
@@ -95,34 +148,53 @@ def load_avsbench(root: str | Path, subset: str, split: str, mend: str = ROOTS["
         records, in the order of the csv.
 
     Raises:
-        AVSInputError: the csv is missing, lacks a column, or lists no clip of this split.
+        AVSInputError: the csv is missing, lacks a column, names an unknown part, or lists no clip of this split.
     """
-    layout = LAYOUTS[subset]
-    meta = Path(root) / layout.meta
+    layout, root = LAYOUTS[subset], Path(root)
+    meta = root / layout.meta
     if not meta.is_file():
         raise AVSInputError(f"{meta} does not exist: {mend}, or point DETECTRON2_DATASETS at the folder that holds it")
     with open(meta, newline="", encoding="utf-8-sig") as file:
         reader = csv.DictReader(file)
         columns = reader.fieldnames or []
-        missing = {"category", "split"} & set(layout.columns) - set(columns)
-        if missing:
-            raise AVSInputError(f"{meta} lacks the column {sorted(missing)} (it has {columns}): restore the file")
-        rows = [(row[columns[0]], row.get("category") or "", row["split"]) for row in reader]
-    records = [layout.record(Path(root), video, category, split) for video, category, of in rows if of == split]
-    if not records:
+        needed = {"split", layout.category_column, layout.part_column} - {""}
+        if needed - set(columns) or len(columns) <= layout.video_column:
+            missing = sorted(needed - set(columns)) or layout.columns[layout.video_column]
+            raise AVSInputError(f"{meta} lacks the column {missing} (it has {columns}): restore the file")
+        rows = [row for row in reader if row["split"] == split]
+    if not rows:
         raise AVSInputError(f"{meta} lists no clip with split '{split}': restore the file")
+    records = []
+    for row in rows:
+        part = row[layout.part_column] if layout.part_column else ""
+        if part not in layout.num_frames:
+            raise AVSInputError(f"{meta} names the {layout.part_column} '{part}', known are {list(layout.num_frames)}")
+        category = row.get(layout.category_column) or ""
+        records.append(
+            layout.record(root, video=row[columns[layout.video_column]], category=category, split=split, part=part)
+        )
     logging.getLogger(__name__).info("%d clips in split '%s' of %s", len(records), split, meta)
     return records
 
 
+def _load_registered(name: str, root: Path, subset: str, split: str, mend: str) -> list[dict[str, Any]]:
+    """The records of a registered data set; names its classes in the metadata, which may take reading a file."""
+    records = load_avsbench(root, subset, split, mend)
+    MetadataCatalog.get(name).set(stuff_classes=LAYOUTS[subset].read_class_names(root))
+    return records
+
+
 def register_all_avsbench(root: str | Path) -> None:
-    """Register ``{avsbench,synthetic}_{s4,ms3}_{train,val,test}`` below ``root``; touches no file."""
-    for source, (folder, mend) in ROOTS.items():
-        for subset in LAYOUTS:
+    """Register ``{avsbench,synthetic}_{s4,ms3,avss}_{train,val,test}`` below ``root``; touches no file.
+
+    ``stuff_classes`` stands in the metadata once the data set has been loaded.
+    """
+    for source, (mend, folders) in SOURCES.items():
+        for subset, folder in folders.items():
             for split in SPLITS:
                 name = f"{source}_{subset}_{split}"
-                DatasetCatalog.register(name, partial(load_avsbench, Path(root) / folder, subset, split, mend))
-                MetadataCatalog.get(name).set(evaluator_type="avs", stuff_classes=list(CLASS_NAMES))
+                DatasetCatalog.register(name, partial(_load_registered, name, Path(root) / folder, subset, split, mend))
+                MetadataCatalog.get(name).set(evaluator_type="avs")
 
 
 register_all_avsbench(os.path.expanduser(os.environ.get("DETECTRON2_DATASETS", "datasets")))

@@ -1,10 +1,12 @@
-"""Writes a small data set of moving shapes and their sounds in AVSBench-object's own layout.
+"""Writes a small data set of moving shapes and their sounds in AVSBench's own layouts.
 
 Which objects sound is drawn after the scene and independently of it, so nothing but the audio tells. S4 clips hold
 one source that sounds all along; in MS3 the set of sources changes from second to second and is now and then empty.
+AVSS has clips of both kinds, long ones among them, and its masks tell the classes apart.
 """
 
 import csv
+import json
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,12 +17,12 @@ import soundfile
 from tqdm import tqdm
 
 from transavs.data import synthetic_sounds
-from transavs.data.avsbench import LAYOUTS, Layout
+from transavs.data.avsbench import LAYOUTS, SOURCES, Layout
 from transavs.data.synthetic_scenes import LOOKS, render_clip
 
 TIMBRES: dict[str, synthetic_sounds.Timbre] = {name: getattr(synthetic_sounds, name) for name in LOOKS}
 SAMPLE_RATE = 16000
-MASK_VALUE = 255
+CLASS_IDS = {name: number for number, name in enumerate(sorted(LOOKS), start=1)}
 EMPTY_SECOND = 0.06  # probability that nothing sounds in a second of MS3
 FAST_PNG = [cv2.IMWRITE_PNG_COMPRESSION, 1]
 
@@ -29,7 +31,7 @@ FAST_PNG = [cv2.IMWRITE_PNG_COMPRESSION, 1]
 class ClipPlan:
     """What one clip is made of; everything in it follows from ``seed``."""
 
-    root: Path
+    root: Path  # of the subset
     subset: str
     split: str
     index: int
@@ -39,6 +41,12 @@ class ClipPlan:
     @property
     def video(self) -> str:
         return f"{self.subset}_{self.split}_{self.index:04d}_0"
+
+    @property
+    def part(self) -> str:
+        """The parts of a subset in turn."""
+        parts = list(LAYOUTS[self.subset].num_frames)
+        return parts[self.index % len(parts)]
 
     def generator(self) -> np.random.Generator:
         """Random numbers of this clip alone, the same whatever order or process the clips are made in."""
@@ -59,7 +67,14 @@ def changing_sources(objects: int, seconds: int, rng: np.random.Generator) -> np
     return sounding
 
 
-SOURCES = {"s4": one_source, "ms3": changing_sources}
+# By subset and part: which objects sound when.
+SOUNDING = {
+    ("s4", ""): one_source,
+    ("ms3", ""): changing_sources,
+    ("avss", "v1s"): one_source,
+    ("avss", "v1m"): changing_sources,
+    ("avss", "v2"): changing_sources,
+}
 
 
 def _prepare_folder(path: str | Path) -> str:
@@ -67,58 +82,88 @@ def _prepare_folder(path: str | Path) -> str:
     return str(path)
 
 
-def write_clip(plan: ClipPlan) -> str:
-    """Write frames, masks and wav of one clip; returns the category of its first source."""
+def voc_palette(colours: int) -> np.ndarray:
+    """The first colours of PASCAL VOC's palette, uint8 (colours, 3) in RGB: the bits of the index, dealt to R, G, B."""
+    bits = (np.arange(colours)[:, None, None] >> (3 * np.arange(8)[:, None] + np.arange(3))) & 1  # (colours, 8, 3)
+    return (bits << np.arange(7, -1, -1)[:, None]).sum(1).astype(np.uint8)
+
+
+def write_clip(plan: ClipPlan) -> dict[str, str]:
+    """Write frames, masks and wav of one clip; returns what the subset's csv may say of it."""
     rng = plan.generator()
     layout = LAYOUTS[plan.subset]
+    frames = layout.num_frames[plan.part]
     classes = rng.choice(sorted(LOOKS), size=rng.integers(2, 4), replace=False)
-    images, visible = render_clip([LOOKS[name] for name in classes], layout.num_frames, plan.size, rng)
-    sounding = SOURCES[plan.subset](len(classes), layout.num_frames, rng)
+    images, visible = render_clip([LOOKS[name] for name in classes], frames, plan.size, rng)
+    sounding = SOUNDING[plan.subset, plan.part](len(classes), frames, rng)
     wave = synthetic_sounds.mix([TIMBRES[name] for name in classes], sounding, SAMPLE_RATE, rng)
-    category = str(classes[sounding.any(1).argmax()])
+    heard = [str(name) for name, seconds in zip(classes, sounding, strict=True) if seconds.any()] or [str(classes[0])]
+    category = heard[0] if layout.mask_encoding == "binary" else "_".join(heard)
 
-    record = layout.record(plan.root, plan.video, category, plan.split)
+    names = {"video": plan.video, "category": category, "split": plan.split, "part": plan.part}
+    record = layout.record(plan.root, **names)
     for path, image in zip(record["file_names"], images, strict=True):
-        cv2.imwrite(_prepare_folder(path), cv2.cvtColor(image, cv2.COLOR_RGB2BGR), FAST_PNG)
-    for path, frame in zip(record["mask_file_names"], record["labeled_frames"], strict=True):
-        mask = (visible[:, frame] & sounding[:, frame, None, None]).any(0)
-        cv2.imwrite(_prepare_folder(path), mask.astype(np.uint8) * MASK_VALUE, FAST_PNG)
+        _write_image(path, image)
+    ids = np.array([CLASS_IDS[name] for name in classes], dtype=np.uint8)
+    labeled = record["labeled_frames"]
+    masks = [(ids[:, None, None] * (visible[:, k] & sounding[:, k, None, None])).max(0) for k in labeled]
+    for path, mask in zip(record["mask_file_names"], masks, strict=True):
+        _write_image(path, np.where(mask > 0, 255, 0).astype(np.uint8) if layout.mask_encoding == "binary" else mask)
+    if layout.colour_masks:
+        palette = voc_palette(len(CLASS_IDS) + 1)
+        for path, mask in zip(layout.frame_paths(plan.root, layout.colour_masks, labeled, **names), masks, strict=True):
+            _write_image(path, palette[mask])
     soundfile.write(_prepare_folder(record["audio_file"]), wave, SAMPLE_RATE, subtype="PCM_16")
-    return category
+    start = {"start": "0", "s_min": "0", "s_sec": "0"}
+    named = {"name": plan.video, "video_id": plan.video, "vid": plan.video.removesuffix("_0"), "uid": plan.video}
+    return start | named | {"category": category, "a_obj": category, "split": plan.split, "label": plan.part}
 
 
-def _write_meta(path: Path, layout: Layout, rows: list[dict[str, str]]) -> None:
-    """The subset's csv; of each row the columns that the subset has."""
-    with open(_prepare_folder(path), "w", newline="", encoding="utf-8") as file:
+def _write_image(path: str, image: np.ndarray) -> None:
+    """RGB (H, W, 3) or grey (H, W)."""
+    cv2.imwrite(_prepare_folder(path), image[..., ::-1] if image.ndim == 3 else image, FAST_PNG)
+
+
+def _write_meta(root: Path, layout: Layout, rows: list[dict[str, str]]) -> None:
+    """The subset's csv, of each row the columns that the subset has; and where it has one, the file of class names."""
+    if isinstance(layout.class_names, str):
+        numbers = {"background": 0} | CLASS_IDS
+        Path(_prepare_folder(root / layout.class_names)).write_text(json.dumps(numbers, indent=2) + "\n")
+    with open(_prepare_folder(root / layout.meta), "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, layout.columns, extrasaction="ignore")
         writer.writeheader()
         writer.writerows(rows)
 
 
 def write_synthetic(
-    root: str | Path, subsets: list[str], clips: dict[str, int], size: int, seed: int = 0, workers: int = 1
+    datasets_root: str | Path,
+    subsets: list[str],
+    clips: dict[str, int],
+    size: int,
+    *,
+    source: str = "synthetic",
+    seed: int = 0,
+    workers: int = 1,
 ) -> None:
     """Write the data set; the same arguments give the same bytes.
 
     Args:
-        root: folder to write ``Single-source`` and ``Multi-sources`` into.
+        datasets_root: what DETECTRON2_DATASETS is to name.
         subsets: keys of LAYOUTS.
         clips: clips per split.
         size: side of the square frames, in pixels.
+        source: "synthetic", or "avsbench" to write where AVSBench itself is looked for, as a rehearsal.
         seed: of every random choice.
         workers: processes that write at a time.
     """
     with ProcessPoolExecutor(workers) as pool:
         for subset in subsets:
+            root = Path(datasets_root) / SOURCES[source][1][subset]
             plans = [
-                ClipPlan(Path(root), subset, split, index, size, seed)
+                ClipPlan(root, subset, split, index, size, seed)
                 for split, count in clips.items()
                 for index in range(count)
             ]
-            written = tqdm(pool.map(write_clip, plans, chunksize=4), total=len(plans), unit="clip", desc=subset)
-            rows = [
-                {"name": plan.video, "video_id": plan.video, "start": "0", "category": category, "split": plan.split}
-                for plan, category in zip(plans, written, strict=True)
-            ]
+            rows = list(tqdm(pool.map(write_clip, plans, chunksize=4), total=len(plans), unit="clip", desc=subset))
             # The csv comes last: a tree without it counts as not there, so an interrupted run is seen as such.
-            _write_meta(Path(root) / LAYOUTS[subset].meta, LAYOUTS[subset], rows)
+            _write_meta(root, LAYOUTS[subset], rows)

@@ -12,6 +12,7 @@ import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
 from detectron2.data import (
+    MetadataCatalog,
     build_detection_test_loader,
     build_detection_train_loader,
     get_detection_dataset_dicts,
@@ -31,6 +32,7 @@ from transavs.engine.solver import build_optimizer
 from transavs.evaluation.avs_evaluator import AVSEvaluator
 from transavs.evaluation.clip_figure import ClipFigure
 from transavs.evaluation.results import results_table, write_results
+from transavs.modeling.activation_checkpoint import checkpoint_modules
 
 FIGURE_NAME = "figure.png"
 
@@ -110,6 +112,12 @@ class AVSTrainer(DefaultTrainer):
         return [schedule, *hooks[:-1], FigureLogger(Path(self.cfg.OUTPUT_DIR) / FIGURE_NAME), hooks[-1]]
 
     @classmethod
+    def build_model(cls, cfg: CfgNode) -> nn.Module:
+        model: nn.Module = super().build_model(cfg)
+        checkpoint_modules(model, cfg.MODEL.CHECKPOINT_MODULES)
+        return model
+
+    @classmethod
     def build_train_loader(cls, cfg: CfgNode, start_iter: int = 0) -> Any:
         """Loader of DATASETS.TRAIN that goes on where iteration ``start_iter`` of a run with this SEED stands."""
         dataset = get_detection_dataset_dicts(cfg.DATASETS.TRAIN, filter_empty=False)
@@ -133,7 +141,8 @@ class AVSTrainer(DefaultTrainer):
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str, condition: str = "true") -> DatasetEvaluator:
-        evaluators: list[DatasetEvaluator] = [AVSEvaluator(AUDIO_CONDITIONS[condition])]
+        class_names = MetadataCatalog.get(dataset_name).stuff_classes
+        evaluators: list[DatasetEvaluator] = [AVSEvaluator(class_names, AUDIO_CONDITIONS[condition])]
         if cfg.TEST.FIGURE_CLIPS and not AUDIO_CONDITIONS[condition]:
             evaluators.append(ClipFigure(Path(cfg.OUTPUT_DIR) / FIGURE_NAME, cfg.TEST.FIGURE_CLIPS))
         return DatasetEvaluators(evaluators)

@@ -3,13 +3,14 @@
 from pathlib import Path
 from typing import Any
 
+import cv2
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 from torch import Tensor
 
-from transavs.data.dataset_mapper import read_frame
+from transavs.data.images import read_frame
 from transavs.evaluation.avs_evaluator import foreground_scores
-from transavs.evaluation.metrics import THRESHOLD, clip_jaccard
+from transavs.evaluation.metrics import clip_jaccard
 from transavs.visualizer import ClipPicture, draw_clips
 
 
@@ -32,19 +33,22 @@ class ClipFigure(DatasetEvaluator):
         """Takes what :class:`AVSEvaluator` takes."""
         for clip, output in zip(inputs, outputs, strict=True):
             if len(self._pictures) < self.num_clips:
-                self._pictures.append(self._picture(clip, foreground_scores(output["sem_seg"]).cpu()))
+                self._pictures.append(self._picture(clip, output["sem_seg"].cpu()))
 
     @staticmethod
-    def _picture(clip: dict[str, Any], scores: Tensor) -> ClipPicture:
+    def _picture(clip: dict[str, Any], sem_seg: Tensor) -> ClipPicture:
         labeled = clip["labeled_frames"].tolist()
-        truth = dict(zip(labeled, (clip["masks"] != 0).numpy(), strict=True))
-        jaccard = 100 * clip_jaccard(scores[labeled], clip["masks"])
+        truth = dict(zip(labeled, clip["masks"].numpy(), strict=True))
+        jaccard = 100 * clip_jaccard(foreground_scores(sem_seg[labeled]), clip["masks"])
         return ClipPicture(
             title=f"{clip['video_id']}   J {jaccard:.1f}",
-            frames=[read_frame(path, "RGB") for path in clip["file_names"]],
+            # Masks may be scored at another size than the frames have on disk.
+            frames=[
+                cv2.resize(read_frame(path, "RGB"), (clip["width"], clip["height"])) for path in clip["file_names"]
+            ],
             log_mel=clip["log_mel"][:, 0].numpy(),
-            truth=[truth.get(frame) for frame in range(len(scores))],
-            prediction=(scores > THRESHOLD).numpy(),
+            truth=[truth.get(frame) for frame in range(len(sem_seg))],
+            prediction=sem_seg.argmax(1).numpy(),
         )
 
     def evaluate(self) -> None:

@@ -1,7 +1,7 @@
-"""J and F as AVSBench defines them, as pure functions on tensors.
+"""AVSBench's metrics as pure functions on tensors.
 
-Shape legend: T frames of a clip, H x W pixels. Both functions take the clip as the batch over which AVSBench's own
-code averages; so the mean over clips does not depend on how an evaluation batches them.
+Shape legend: T frames of a clip, H x W pixels, K classes. ``clip_jaccard`` and ``clip_fscore`` take the clip as the
+batch over which AVSBench's own code averages; so the mean over clips does not depend on how an evaluation batches them.
 """
 
 import torch
@@ -66,3 +66,33 @@ def clip_fscore(scores: Tensor, masks: Tensor) -> float:
     weighted = BETA_SQUARED * precision + recall
     curve = torch.where(weighted > 0, (1 + BETA_SQUARED) * precision * recall / weighted, torch.zeros_like(weighted))
     return curve.mean(0).max().item()
+
+
+def semantic_frame_scores(pred: Tensor, target: Tensor, num_classes: int) -> tuple[Tensor, Tensor, Tensor]:
+    """AVSBench's AVSS protocol before its means: scores per frame and class, summed over frames.
+
+    mIoU is the mean over classes of the first sum divided by the count (0 where a class never appears); the F-score
+    likewise from the second. The sums of several sets of frames may be added.
+
+    Args:
+        pred, target: int64 class ids below ``num_classes``, (N, H, W) each.
+        num_classes: K.
+
+    Returns:
+        float64 (K,) each: sum of IoU, sum of F (beta^2 = 0.3), frames in which the class is predicted or true.
+    """
+    # Where they agree the id, elsewhere one class too many, which is cut off.
+    hits = _areas(torch.where(pred == target, pred, num_classes), num_classes + 1)[:, :num_classes]
+    predicted, true = _areas(pred, num_classes), _areas(target, num_classes)
+    appears = (predicted + true) > 0
+    iou = hits / (predicted + true - hits).clamp(min=1)
+    # (1 + b) P R / (b P + R) with P = hits / predicted and R = hits / true.
+    fscore = (1 + BETA_SQUARED) * hits / (BETA_SQUARED * true + predicted).clamp(min=BETA_SQUARED)
+    return iou.sum(0), fscore.sum(0), appears.double().sum(0)
+
+
+def _areas(ids: Tensor, num_classes: int) -> Tensor:
+    """Pixels of each class in each frame: int64 (N, H, W) -> float64 (N, K)."""
+    offsets = torch.arange(len(ids), device=ids.device)[:, None] * num_classes
+    counts = torch.bincount((ids.flatten(1) + offsets).flatten(), minlength=len(ids) * num_classes)
+    return counts.view(len(ids), num_classes).double()

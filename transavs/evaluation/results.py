@@ -10,16 +10,15 @@ from transavs.data.audio import AUDIO_CONDITIONS
 
 RESULTS_NAME = "results.json"
 TABLE_NAME = "results.md"
+METRICS = ("J", "F", "mIoU", "mF", "mIoU_fg", "mF_fg")
 
 
 def results_table(values: dict[str, float]) -> str:
-    """J and F of each audio condition as a Markdown table."""
-    rows = [
-        (condition, values["J" + suffix], values["F" + suffix])
-        for condition, suffix in AUDIO_CONDITIONS.items()
-        if "J" + suffix in values
-    ]
-    return tabulate(rows, headers=("audio", "J", "F"), tablefmt="pipe", floatfmt=".1f")
+    """The metrics of each audio condition as a Markdown table."""
+    suffixes = {condition: suffix for condition, suffix in AUDIO_CONDITIONS.items() if "J" + suffix in values}
+    metrics = [name for name in METRICS if any(name + suffix in values for suffix in suffixes.values())]
+    rows = [(condition, *(values[name + suffix] for name in metrics)) for condition, suffix in suffixes.items()]
+    return tabulate(rows, headers=("audio", *metrics), tablefmt="pipe", floatfmt=".1f")
 
 
 def write_results(results: dict[str, dict[str, Any]], folder: Path) -> None:

@@ -3,9 +3,12 @@
 Shape legend: F labelled frames, N queries, K classes, h x w the predicted masks, H x W the ground truth.
 
 No query is matched to an object. The segmentation losses act on what the queries say together, a smooth form of the
-inference rule of eqs. (14) and (15), and each query's class follows from the ground truth under its own mask.
+inference rule of eqs. (14) and (15); what each query is asked for by itself, a class and perhaps a mask of its own,
+follows from one of the rules in :mod:`transavs.modeling.targets`.
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,13 +16,16 @@ from detectron2.config import CfgNode, configurable
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from transavs.errors import AVSInputError
 from transavs.modeling.losses import (
     audio_query_distance_loss,
     audio_query_mask_loss,
     dice_loss,
     focal_loss,
     one_hot_masks,
+    query_mask_costs,
 )
+from transavs.modeling.targets import QUERY_TARGETS, QueryTargets, Scene
 
 
 def joint_log_scores(pred_logits: Tensor, pred_masks: Tensor, sharpness: float) -> Tensor:
@@ -45,6 +51,91 @@ def joint_log_scores(pred_logits: Tensor, pred_masks: Tensor, sharpness: float) 
     return log_powers / sharpness
 
 
+@dataclass(frozen=True)
+class GroundTruth:
+    """What every layer's predictions are compared with."""
+
+    masks: Tensor  # int64 class ids (F, H, W), the pixels that the losses look at
+    one_hot: Tensor  # the same, (F, K, H, W)
+    shares: Tensor  # of each class in each cell of the predicted masks, (F, K, h, w)
+    objects: Tensor  # of each object, (F, O, h, w)
+    object_classes: Tensor  # int64 (F, O), 0 where there is no such object
+
+
+class SegmentationLosses(nn.Module):
+    """What one decoder layer's predictions cost: jointly, and query by query."""
+
+    def __init__(
+        self,
+        *,
+        query_target: str,
+        queries_per_object: int,
+        focal_alpha: float,
+        focal_gamma: float,
+        sharpness: float,
+    ):
+        """
+        Args:
+            query_target: key of :data:`transavs.modeling.targets.QUERY_TARGETS`.
+            queries_per_object: of the rules that give an object several queries.
+            focal_alpha, focal_gamma: see :func:`focal_loss`.
+            sharpness: see :func:`joint_log_scores`.
+
+        Raises:
+            AVSInputError: there is no such rule.
+        """
+        super().__init__()
+        if query_target not in QUERY_TARGETS:
+            raise AVSInputError(
+                f"MODEL.TRANSAVS.QUERY_TARGET is '{query_target}': choose from {', '.join(QUERY_TARGETS)}"
+            )
+        self.query_target = QUERY_TARGETS[query_target]
+        self.queries_per_object = queries_per_object
+        self.focal_alpha, self.focal_gamma = focal_alpha, focal_gamma
+        self.sharpness = sharpness
+
+    def forward(self, pred_logits: Tensor, pred_masks: Tensor, truth: GroundTruth) -> dict[str, Tensor]:
+        """
+        Args:
+            pred_logits: (F, N, K).
+            pred_masks: logits (F, N, h, w).
+            truth: of the same frames.
+
+        Returns:
+            ``loss_ce``, ``loss_mask``, ``loss_dice`` and, where the rule chooses regions for queries,
+            ``loss_query_mask`` and ``loss_query_dice``.
+        """
+        scores = joint_log_scores(pred_logits, pred_masks, self.sharpness)
+        scores = F.interpolate(scores, size=truth.masks.shape[-2:], mode="bilinear", align_corners=False)
+        log_shares = scores.log_softmax(1)
+        targets = self.query_targets(pred_logits, pred_masks, truth)
+        query_log_p = pred_logits.float().log_softmax(-1).transpose(1, 2)
+        losses = {
+            "loss_ce": focal_loss(query_log_p, targets.labels, self.focal_alpha, self.focal_gamma).mean(),
+            "loss_mask": focal_loss(log_shares, truth.masks, self.focal_alpha, self.focal_gamma).mean(),
+            "loss_dice": dice_loss(log_shares.exp(), truth.one_hot).mean(),
+        }
+        if targets.regions is not None and targets.chosen is not None:
+            chosen = targets.chosen.float()
+            number = chosen.sum((1, 2)).clamp(min=1)
+            costs = query_mask_costs(pred_masks, targets.regions, self.focal_gamma)
+            for name, cost in zip(("loss_query_mask", "loss_query_dice"), costs, strict=True):
+                losses[name] = ((cost * chosen).sum((1, 2)) / number).mean()
+        return losses
+
+    @torch.no_grad()
+    def query_targets(self, pred_logits: Tensor, pred_masks: Tensor, truth: GroundTruth) -> QueryTargets:
+        """What the chosen rule asks of each query."""
+        scene = Scene(
+            probabilities=pred_logits.float().softmax(-1),
+            masks=pred_masks.float().sigmoid(),
+            shares=truth.shares,
+            objects=truth.objects,
+            object_classes=truth.object_classes,
+        )
+        return self.query_target(scene, self.queries_per_object)
+
+
 class AVSCriterion(nn.Module):
     """Weighted losses of one batch.
 
@@ -56,102 +147,98 @@ class AVSCriterion(nn.Module):
     def __init__(
         self,
         *,
+        segmentation: SegmentationLosses,
         hidden_dim: int,
         num_classes: int,
+        max_objects: int,
+        loss_stride: int,
         weights: dict[str, float],
         delta_1: float,
         delta_2: float,
         aqdl_distance: float,
         aqdl_floor: float,
-        focal_alpha: float,
-        focal_gamma: float,
-        sharpness: float,
     ):
         """
         Args:
+            segmentation: the losses of each decoder layer.
             hidden_dim: d, channels of an audio query.
             num_classes: K, background included.
-            weights: of ``loss_aqdl``, ``loss_aqml``, ``loss_ce``, ``loss_mask`` and ``loss_dice``.
+            max_objects: O, more than a frame holds.
+            loss_stride: the losses look at every so many pixels of the ground truth, in rows and columns.
+            weights: of ``loss_aqdl``, ``loss_aqml``, ``loss_ce``, ``loss_mask``, ``loss_dice``, ``loss_query_mask`` and
+                ``loss_query_dice``.
             delta_1, delta_2: first values of the thresholds.
             aqdl_distance, aqdl_floor: see :func:`audio_query_distance_loss`.
-            focal_alpha, focal_gamma: see :func:`focal_loss`.
-            sharpness: see :func:`joint_log_scores`.
         """
         super().__init__()
+        self.segmentation = segmentation
         self.projection = nn.Linear(hidden_dim, hidden_dim)  # h of eq. (10)
-        self.num_classes = num_classes
+        self.num_classes, self.max_objects, self.loss_stride = num_classes, max_objects, loss_stride
         self.weights = weights
         self.delta_1, self.delta_2 = delta_1, delta_2
         self.aqdl_distance, self.aqdl_floor = aqdl_distance, aqdl_floor
-        self.focal_alpha, self.focal_gamma = focal_alpha, focal_gamma
-        self.sharpness = sharpness
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         settings = cfg.MODEL.TRANSAVS
         return {
+            "segmentation": SegmentationLosses(
+                query_target=settings.QUERY_TARGET,
+                queries_per_object=settings.QUERIES_PER_OBJECT,
+                focal_alpha=settings.FOCAL_ALPHA,
+                focal_gamma=settings.FOCAL_GAMMA,
+                sharpness=settings.SHARPNESS,
+            ),
             "hidden_dim": settings.HIDDEN_DIM,
             "num_classes": cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES,
+            "max_objects": cfg.INPUT.MAX_OBJECTS,
+            "loss_stride": settings.LOSS_STRIDE,
             "weights": {
                 "loss_aqdl": settings.AQDL_WEIGHT,
                 "loss_aqml": settings.AQML_WEIGHT,
                 "loss_ce": settings.CLASS_WEIGHT,
                 "loss_mask": settings.MASK_WEIGHT,
                 "loss_dice": settings.DICE_WEIGHT,
+                "loss_query_mask": settings.QUERY_MASK_WEIGHT,
+                "loss_query_dice": settings.QUERY_DICE_WEIGHT,
             },
             "delta_1": settings.DELTA_1[0],
             "delta_2": settings.DELTA_2[0],
             "aqdl_distance": settings.AQDL_DISTANCE,
             "aqdl_floor": settings.AQDL_FLOOR,
-            "focal_alpha": settings.FOCAL_ALPHA,
-            "focal_gamma": settings.FOCAL_GAMMA,
-            "sharpness": settings.SHARPNESS,
         }
 
-    def forward(self, outputs: dict[str, Any], masks: Tensor) -> dict[str, Tensor]:
+    def forward(self, outputs: dict[str, Any], masks: Tensor, objects: Tensor) -> dict[str, Tensor]:
         """
         Args:
             outputs: of the query decoder, labelled frames only.
             masks: int64 (F, H, W) class ids.
+            objects: int64 (F, H, W), 0 = none, else the number of the frame's object, at most ``max_objects``.
 
         Returns:
             weighted scalar losses; those of earlier decoder layers end in ``_0``, ``_1``, ...
         """
-        target = one_hot_masks(masks, self.num_classes)
-        shares = F.interpolate(target, size=outputs["pred_masks"].shape[-2:], mode="area")
-        losses = self.segmentation_losses(outputs, masks, target, shares) | self.self_supervised_losses(outputs)
+        truth = self.ground_truth(masks, objects, outputs["pred_masks"].shape[-2:])
+        losses = self.self_supervised_losses(outputs)
+        losses |= self.segmentation(outputs["pred_logits"], outputs["pred_masks"], truth)
         for number, layer in enumerate(outputs.get("aux_outputs", [])):
-            named = self.segmentation_losses(layer, masks, target, shares)
+            named = self.segmentation(layer["pred_logits"], layer["pred_masks"], truth)
             losses |= {f"{name}_{number}": value for name, value in named.items()}
         return {name: self.weights[name.rstrip("_0123456789")] * value for name, value in losses.items()}
 
-    def segmentation_losses(
-        self, outputs: dict[str, Any], masks: Tensor, target: Tensor, shares: Tensor
-    ) -> dict[str, Tensor]:
-        """``loss_ce``, ``loss_mask`` and ``loss_dice`` of one layer's predictions.
-
-        Args:
-            outputs: with ``pred_logits`` and ``pred_masks``.
-            masks: class ids (F, H, W).
-            target: the same, one-hot (F, K, H, W).
-            shares: of each class in each cell of the predicted masks, (F, K, h, w).
-        """
-        pred_logits, pred_masks = outputs["pred_logits"], outputs["pred_masks"]
-        scores = joint_log_scores(pred_logits, pred_masks, self.sharpness)
-        scores = F.interpolate(scores, size=masks.shape[-2:], mode="bilinear", align_corners=False)
-        log_shares = scores.log_softmax(1)
-        labels = self.query_labels(pred_masks, shares)
-        query_log_p = pred_logits.float().log_softmax(-1).transpose(1, 2)
-        return {
-            "loss_ce": focal_loss(query_log_p, labels, self.focal_alpha, self.focal_gamma).mean(),
-            "loss_mask": focal_loss(log_shares, masks, self.focal_alpha, self.focal_gamma).mean(),
-            "loss_dice": dice_loss(log_shares.exp(), target).mean(),
-        }
-
-    @torch.no_grad()
-    def query_labels(self, pred_masks: Tensor, shares: Tensor) -> Tensor:
-        """Class on which most of a query's soft mask lies: int64 (F, N). For K = 2, sounding if more than half does."""
-        return torch.einsum("fnhw,fkhw->fnk", pred_masks.float().sigmoid(), shares).argmax(-1)
+    def ground_truth(self, masks: Tensor, objects: Tensor, size: Sequence[int]) -> GroundTruth:
+        """Class ids and object numbers (F, H, W) -> what predicted masks of ``size`` are compared with."""
+        middle = slice(self.loss_stride // 2, None, self.loss_stride)
+        masks, objects = masks[:, middle, middle], objects[:, middle, middle]
+        one_hot = one_hot_masks(masks, self.num_classes)
+        each = one_hot_masks(objects, self.max_objects + 1)[:, 1:]
+        return GroundTruth(
+            masks=masks,
+            one_hot=one_hot,
+            shares=F.interpolate(one_hot, size=tuple(size), mode="area"),
+            objects=F.interpolate(each, size=tuple(size), mode="area"),
+            object_classes=(each * masks[:, None]).amax((2, 3)).long(),
+        )
 
     def self_supervised_losses(self, outputs: dict[str, Any]) -> dict[str, Tensor]:
         """``loss_aqdl`` and ``loss_aqml`` on the queries more confident than delta_1 and delta_2."""

@@ -98,6 +98,27 @@ def dice_loss(probabilities: Tensor, one_hot: Tensor) -> Tensor:
     return (loss * present).sum(-1) / present.sum(-1).clamp(min=1)
 
 
+def query_mask_costs(pred_masks: Tensor, regions: Tensor, gamma: float) -> tuple[Tensor, Tensor]:
+    """Focal and Dice loss of every query's own mask with every region, without F x N x R x H x W values.
+
+    Args:
+        pred_masks: logits (F, N, H, W).
+        regions: (F, R, H, W) in [0, 1].
+        gamma: of the focal loss, here over two classes, inside and outside.
+
+    Returns:
+        focal and Dice loss, (F, N, R) each.
+    """
+    logits, regions = pred_masks.float().flatten(2), regions.flatten(2)
+    masks = logits.sigmoid()
+    inside = (1 - masks) ** gamma * -F.logsigmoid(logits)
+    outside = masks**gamma * -F.logsigmoid(-logits)
+    focal = torch.einsum("fnx,frx->fnr", inside - outside, regions) + outside.sum(-1, keepdim=True)
+    overlap = torch.einsum("fnx,frx->fnr", masks, regions)
+    dice = 1 - (2 * overlap + 1) / (masks.sum(-1)[..., None] + regions.sum(-1)[:, None] + 1)
+    return focal / logits.shape[-1], dice
+
+
 def one_hot_masks(masks: Tensor, num_classes: int) -> Tensor:
     """int64 (F, H, W) class ids -> float (F, K, H, W)."""
     return F.one_hot(masks, num_classes).permute(0, 3, 1, 2).float()

@@ -31,23 +31,29 @@ def build_query_decoder(cfg: CfgNode, audio_dim: int) -> nn.Module:
     return TRANSFORMER_DECODER_REGISTRY.get(cfg.MODEL.TRANSAVS.TRANSFORMER_DECODER_NAME)(cfg, audio_dim)
 
 
-def audio_windows(audio: Tensor, query_mode: str, context: int) -> Tensor:
+def audio_windows(audio: Tensor, query_mode: str, seconds: int) -> Tensor:
     """The seconds of audio that the queries of each frame are mixed from.
 
     Args:
         audio: (B, T, C).
-        query_mode: "clip", all T seconds for every frame, as eq. (1) is written; or "frame", the frame's own second
-            at a fixed place between ``context`` seconds on each side, zeros beyond the clip.
-        context: seconds on each side.
+        query_mode: "clip", the whole clip for every frame, as eq. (1) is written; or "frame", with the frame's own
+            second in the middle. Zeros stand beyond the clip.
+        seconds: S; odd for "frame", at least T for "clip".
 
     Returns:
-        (B * T, S, C) with S = T or 2 * context + 1.
+        (B * T, S, C).
+
+    Raises:
+        AVSInputError: a clip is longer than "clip" has weights for.
     """
-    clips, seconds, channels = audio.shape
+    length = audio.shape[1]
     if query_mode == "clip":
-        return audio[:, None].expand(-1, seconds, -1, -1).reshape(clips * seconds, seconds, channels)
-    padded = F.pad(audio, (0, 0, context, context))
-    return padded.unfold(1, 2 * context + 1, 1).transpose(2, 3).flatten(0, 1)
+        if length > seconds:
+            raise AVSInputError(f"a clip of {length} s, INPUT.NUM_FRAMES is {seconds}: set it to the longest clip's")
+        padded = F.pad(audio, (0, 0, 0, seconds - length))
+        return padded[:, None].expand(-1, length, -1, -1).flatten(0, 1)
+    padded = F.pad(audio, (0, 0, seconds // 2, seconds // 2))
+    return padded.unfold(1, seconds, 1).transpose(2, 3).flatten(0, 1)
 
 
 def sine_positions(height: int, width: int, channels: int, device: torch.device) -> Tensor:
@@ -117,8 +123,9 @@ class AudioQueryDecoder(nn.Module):
             mask_dim: channels of the mask features; must equal ``hidden_dim``, eq. (7).
             num_queries: N.
             num_classes: K, background included.
-            num_seconds: T, the length of the clip that ``query_mode`` "clip" mixes.
-            query_mode, audio_context: see :func:`audio_windows`.
+            num_seconds: of the longest clip that ``query_mode`` "clip" mixes.
+            query_mode: see :func:`audio_windows`.
+            audio_context: seconds on each side of the frame's own that "frame" mixes.
             enc_layers, dec_layers: N_1 and N_2.
             num_levels: image features to attend to in round robin, eq. (4).
             num_heads, dim_feedforward, dropout: of each attention layer.
@@ -131,11 +138,14 @@ class AudioQueryDecoder(nn.Module):
             raise AVSInputError(
                 f"MODEL.SEM_SEG_HEAD.MASK_DIM is {mask_dim} and MODEL.TRANSAVS.HIDDEN_DIM {hidden_dim}: set them equal"
             )
-        self.query_mode, self.audio_context = query_mode, audio_context
+        self.query_mode = query_mode
         self.deep_supervision = deep_supervision
         self.audio_projection = nn.Linear(audio_dim, hidden_dim)
-        seconds = num_seconds if query_mode == "clip" else 2 * audio_context + 1
-        self.query_mixer = nn.Linear(seconds, num_queries, bias=False)  # W_1
+        self.num_seconds = num_seconds if query_mode == "clip" else 2 * audio_context + 1
+        self.query_mixer = nn.Linear(self.num_seconds, num_queries, bias=False)  # W_1
+        if query_mode == "frame":
+            with torch.no_grad():  # start from the frame's own second: a random mix of several learns not to listen
+                self.query_mixer.weight[:, torch.arange(self.num_seconds) != audio_context] = 0
         self.query_positions = nn.Parameter(torch.randn(num_queries, hidden_dim))
         self.level_embedding = nn.Parameter(torch.randn(num_levels, hidden_dim))
         options = (hidden_dim, num_heads, dim_feedforward, dropout)
@@ -196,8 +206,8 @@ class AudioQueryDecoder(nn.Module):
 
     def audio_queries(self, audio: Tensor, frames: Tensor | None = None) -> Tensor:
         """(B, T, C) -> the encoded audio queries A_q (F, N, d) of the given frames, eqs. (1) to (3)."""
-        windows = audio_windows(self.audio_projection(audio), self.query_mode, self.audio_context)
-        windows = windows if frames is None else windows[frames]
+        windows = audio_windows(audio, self.query_mode, self.num_seconds)
+        windows = self.audio_projection(windows if frames is None else windows[frames])
         queries = self.query_mixer(windows.transpose(1, 2)).transpose(1, 2)
         for layer in self.encoder:
             queries = layer(queries, self.query_positions, queries + self.query_positions, queries)

@@ -12,6 +12,7 @@ from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY, build_backbone
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
 
 from transavs.errors import AVSInputError
 from transavs.modeling.audio_backbone import build_audio_backbone
@@ -34,11 +35,11 @@ def class_scores(pred_logits: Tensor, pred_masks: Tensor) -> Tensor:
     Returns:
         float (F, K, h, w) in [0, 1], summing to 1 over K.
     """
-    num_classes = pred_logits.shape[-1]
     confidence, classes = pred_logits.float().softmax(-1).max(-1)
     votes = confidence[..., None, None] * pred_masks.float().sigmoid()
-    best = [votes.masked_fill((classes != c)[..., None, None], 0).amax(1) for c in range(num_classes)]
-    scores = torch.stack(best, 1)
+    scores = votes.new_zeros(len(votes), pred_logits.shape[-1], *votes.shape[2:])
+    for number in classes.unique().tolist():  # few of many classes are any query's best
+        scores[:, number] = votes.masked_fill((classes != number)[..., None, None], 0).amax(1)
     return scores / scores.sum(1, keepdim=True).clamp(min=torch.finfo(scores.dtype).tiny)
 
 
@@ -68,7 +69,7 @@ class TransAVS(nn.Module):
             audio_backbone: (M, 1, 96, 64) -> (M, C).
             pixel_decoder: see :mod:`transavs.modeling.pixel_decoder`.
             query_decoder: see :mod:`transavs.modeling.query_decoder`.
-            criterion: (outputs, masks) -> weighted losses.
+            criterion: (outputs, masks, objects) -> weighted losses.
             pixel_mean, pixel_std: per channel, on the scale 0 ... 255.
         """
         super().__init__()
@@ -102,36 +103,35 @@ class TransAVS(nn.Module):
         """
         Args:
             batched_inputs: clips as :class:`transavs.data.dataset_mapper.AVSDatasetMapper` makes them, all with the
-                same T and S.
+                same S; shorter ones are padded to the longest T.
 
         Returns:
             when training, weighted losses by name; else per clip ``{"sem_seg": float (T, K, H, W) in [0, 1]}``.
         """
-        images, log_mel = self.preprocess(batched_inputs)
-        audio_embedding = self.audio_backbone(log_mel.flatten(0, 1)).unflatten(0, log_mel.shape[:2])
+        images, audio_embedding = self.preprocess(batched_inputs)
         if not self.training:
             scores = self.segment(images, audio_embedding)
             return [
-                {"sem_seg": self.resize(score, (clip["height"], clip["width"]))}
+                {"sem_seg": self.resize(score[: len(clip["images"])], (clip["height"], clip["width"]))}
                 for score, clip in zip(scores, batched_inputs, strict=True)
             ]
-        # Frames without ground truth take no part in training (four of five in S4): no work is done on them.
+        # Frames without ground truth, padding among them, take no part in training: no work is done on them.
         num_frames = images.shape[1]
         labeled = torch.cat([i * num_frames + clip["labeled_frames"] for i, clip in enumerate(batched_inputs)])
-        masks = torch.cat([clip["masks"] for clip in batched_inputs])
+        masks, objects = (torch.cat([clip[key] for clip in batched_inputs]) for key in ("masks", "objects"))
         outputs = self.predict(images, audio_embedding, labeled.to(self.device))
-        return self.criterion(outputs, masks.to(self.device))
+        return self.criterion(outputs, masks.to(self.device), objects.to(self.device))
 
     def preprocess(self, batched_inputs: list[dict[str, Any]]) -> tuple[Tensor, Tensor]:
-        """Stack clips and normalise frames: (B, T, 3, S, S) and log-mel examples (B, T, 1, 96, 64)."""
-        shapes = {tuple(clip["images"].shape) for clip in batched_inputs}
+        """Normalised frames (B, T, 3, S, S) and audio embeddings (B, T, C), padded to the longest clip."""
+        shapes = {tuple(clip["images"].shape[1:]) for clip in batched_inputs}
         if len(shapes) > 1:
-            raise AVSInputError(
-                f"a batch holds clips of the shapes {sorted(shapes)}: batch clips of one length and size"
-            )
-        images = torch.stack([clip["images"].to(self.device) for clip in batched_inputs])
-        log_mel = torch.stack([clip["log_mel"].to(self.device) for clip in batched_inputs])
-        return (images - self.pixel_mean) / self.pixel_std, log_mel
+            raise AVSInputError(f"a batch holds frames of the shapes {sorted(shapes)}: batch frames of one size")
+        images = pad_sequence([clip["images"].to(self.device) for clip in batched_inputs], batch_first=True)
+        # Padding comes after the audio backbone, whose norms it would disturb.
+        log_mel = [clip["log_mel"].to(self.device) for clip in batched_inputs]
+        embeddings = self.audio_backbone(torch.cat(log_mel)).split([len(examples) for examples in log_mel])
+        return (images - self.pixel_mean) / self.pixel_std, pad_sequence(list(embeddings), batch_first=True)
 
     def predict(self, images: Tensor, audio_embedding: Tensor, frames: Tensor | None = None) -> dict[str, Any]:
         """(B, T, 3, S, S) normalised and (B, T, C) -> outputs of the query decoder, frames clip by clip.

@@ -1,0 +1,85 @@
+"""Frames and masks from files, and the objects in a mask."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+from detectron2.data import detection_utils
+from PIL import Image, UnidentifiedImageError
+
+from transavs.errors import AVSInputError
+
+UNREADABLE = (UnidentifiedImageError, OSError, SyntaxError)  # PIL raises each of these on broken files
+
+
+def read_frame(path: str, image_format: str) -> np.ndarray:
+    """uint8 (H, W, 3) in ``image_format`` ("RGB" or "BGR").
+
+    Raises:
+        AVSInputError: the file is missing or no image.
+    """
+    if not Path(path).is_file():
+        raise AVSInputError(f"{path} does not exist: extract the frames of this clip, or remove the clip from the csv")
+    try:
+        return detection_utils.read_image(path, format=image_format)
+    except UNREADABLE as error:
+        raise AVSInputError(f"{path} cannot be read as an image ({error}): extract the frame again") from error
+
+
+def _binary(image: Image.Image) -> np.ndarray:
+    """1 where the mask is not black, whether the file is binary, grey, of a palette or in colour."""
+    if image.mode in ("1", "L"):
+        return np.asarray(image) > 0
+    return np.any(np.asarray(image.convert("RGB")) > 0, axis=-1)
+
+
+def _class_ids(image: Image.Image) -> np.ndarray:
+    """The grey values or palette indices as they are."""
+    if image.mode not in ("L", "P", "I;16", "I"):
+        raise SyntaxError(f"a file of class ids has one channel, this one is {image.mode}")
+    return np.asarray(image)
+
+
+MASK_ENCODINGS: dict[str, Callable[[Image.Image], np.ndarray]] = {"binary": _binary, "class_ids": _class_ids}
+
+
+def read_mask(path: str, encoding: str) -> np.ndarray:
+    """int64 (H, W), 0 = background.
+
+    Args:
+        path: of the mask.
+        encoding: "binary", where all that is not black is 1, or "class_ids".
+
+    Raises:
+        AVSInputError: the file is missing or no such image.
+    """
+    if not Path(path).is_file():
+        raise AVSInputError(f"{path} does not exist: restore the mask, or remove the clip from the csv")
+    try:
+        with Image.open(path) as image:
+            return MASK_ENCODINGS[encoding](image).astype(np.int64)
+    except UNREADABLE as error:
+        raise AVSInputError(f"{path} cannot be read as a mask ({error}): restore the mask") from error
+
+
+def connected_objects(mask: np.ndarray, max_objects: int) -> np.ndarray:
+    """Number the connected parts of each class, the largest first.
+
+    Args:
+        mask: int (H, W) class ids, 0 = background.
+        max_objects: smaller parts than the first so many are 0 in the result, as the background is.
+
+    Returns:
+        int64 (H, W), 0 ... ``max_objects``.
+    """
+    parts, count = np.zeros(mask.shape, dtype=np.int64), 0
+    for class_id in np.unique(mask[mask > 0]):
+        found, labels = cv2.connectedComponents((mask == class_id).astype(np.uint8))
+        parts = np.where(labels > 0, labels + count, parts)
+        count += found - 1
+    areas = np.bincount(parts.ravel(), minlength=count + 1)[1:]
+    numbers = np.zeros(count + 1, dtype=np.int64)
+    order = np.argsort(-areas, kind="stable")[:max_objects]
+    numbers[order + 1] = np.arange(1, len(order) + 1)
+    return numbers[parts]

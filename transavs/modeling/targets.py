@@ -1,0 +1,106 @@
+"""Which ground truth does a query get? TransAVS matches nothing, so each rule here decides query by query.
+
+Shape legend: F labelled frames, N queries, K classes, O objects, R regions, h x w the predicted masks.
+
+A rule gives every query the class that its class loss asks for and, if it likes, the regions that its own mask should
+cover. All rules see the same :class:`Scene` and none solves an assignment between queries and objects.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What a rule may look at; nothing in it carries gradients.
+
+    An object is a connected part of one class in the ground truth; objects that a frame lacks are empty.
+    """
+
+    probabilities: Tensor  # p, (F, N, K)
+    masks: Tensor  # m, (F, N, h, w) in [0, 1]
+    shares: Tensor  # of each class in each cell, (F, K, h, w), summing to 1 over K
+    objects: Tensor  # share of each object in each cell, (F, O, h, w)
+    object_classes: Tensor  # int64 (F, O), 0 where the object is empty
+
+    def coverage(self, regions: Tensor) -> Tensor:
+        """Mass of each query's mask in each of the regions (F, R, h, w): (F, N, R)."""
+        return torch.einsum("fnhw,frhw->fnr", self.masks, regions)
+
+    def similarity(self, regions: Tensor) -> Tensor:
+        """Soft Dice coefficient of each query's mask with each of the regions, 0 for empty ones: (F, N, R)."""
+        sizes = self.masks.sum((2, 3))[:, :, None] + regions.sum((2, 3))[:, None]
+        return 2 * self.coverage(regions) / sizes.clamp(min=1)
+
+
+@dataclass(frozen=True)
+class QueryTargets:
+    """What each query is asked for."""
+
+    labels: Tensor  # int64 (F, N)
+    regions: Tensor | None = None  # (F, R, h, w)
+    chosen: Tensor | None = None  # bool (F, N, R): the regions that a query's mask should cover
+
+
+def majority(scene: Scene, top: int) -> QueryTargets:
+    """The class on which most of the query's soft mask lies; for K = 2, sounding if more than half of it does."""
+    return QueryTargets(scene.coverage(scene.shares).argmax(-1))
+
+
+def density(scene: Scene, top: int) -> QueryTargets:
+    """The class in whose region the query's mask is densest, so that a small region counts as much as a large one."""
+    return QueryTargets(_densest(scene))
+
+
+def nearest(scene: Scene, top: int) -> QueryTargets:
+    """As :func:`density`; and each query that gets a sounding class covers the object most like its mask."""
+    labels = _densest(scene)
+    similarity = scene.similarity(scene.objects)
+    best = torch.zeros_like(similarity, dtype=torch.bool).scatter(2, similarity.argmax(2, keepdim=True), True)
+    chosen = best & (labels > 0)[..., None] & (scene.object_classes > 0)[:, None]
+    return QueryTargets(labels, scene.objects, chosen)
+
+
+def object_wise(scene: Scene, top: int) -> QueryTargets:
+    """Each object takes the ``top`` queries most like it, in class and mask, for its own; the rest: :func:`majority`.
+
+    A query that several objects take belongs to the one it is most like, so objects share no query.
+    """
+    classes = scene.object_classes[:, None].expand(-1, scene.masks.shape[1], -1)
+    score = scene.similarity(scene.objects) + scene.probabilities.gather(2, classes)
+    present = (scene.object_classes > 0)[:, None]
+    score = score.masked_fill(~present, -1)
+    among_best = score >= score.topk(min(top, score.shape[1]), dim=1).values[:, -1:]
+    favourite = torch.zeros_like(among_best).scatter(2, score.argmax(2, keepdim=True), True)
+    chosen = among_best & favourite & present
+    own = (chosen * scene.object_classes[:, None]).amax(-1)
+    return QueryTargets(torch.where(own > 0, own, majority(scene, top).labels), scene.objects, chosen)
+
+
+def fixed(scene: Scene, top: int) -> QueryTargets:
+    """Query i stands for class i mod K and covers that class's region; where a frame lacks it, its label is background.
+
+    Needs N >= K.
+    """
+    classes = torch.arange(scene.masks.shape[1], device=scene.masks.device) % scene.shares.shape[1]
+    present = (scene.shares.sum((2, 3)) > 0)[:, classes]  # (F, N)
+    chosen = torch.nn.functional.one_hot(classes, scene.shares.shape[1]).bool() & present[..., None]
+    return QueryTargets(torch.where(present, classes, 0), scene.shares, chosen)
+
+
+def _densest(scene: Scene) -> Tensor:
+    area = scene.shares.sum((2, 3))[:, None]
+    density = scene.coverage(scene.shares) / area.clamp(min=1)
+    return density.masked_fill(area == 0, -1).argmax(-1)
+
+
+QUERY_TARGETS: dict[str, Callable[[Scene, int], QueryTargets]] = {
+    "majority": majority,
+    "density": density,
+    "nearest": nearest,
+    "object": object_wise,
+    "fixed": fixed,
+}
