@@ -29,11 +29,18 @@ def test_table_has_means_and_spreads_by_row_and_test_set(tmp_path: Path):
     write_results(tmp_path / "s4_n100_increasing/seed2", J=82.0, F=90.0)
     write_results(tmp_path / "ms3_n100_increasing/seed1", J=50.0, F=60.0)
     header, rows = tabulate_runs(runs, ["J", "F"])
-    assert header == ["run", "seeds", *(f"avsbench_{s}_test {m}" for s in ("ms3", "s4") for m in ("J", "F"))]
+    assert header == ["run", "seeds", *(f"avsbench_{s}_test {m}" for s in ("s4", "ms3") for m in ("J", "F"))]
     assert rows == [
-        ["n100_increasing", "2", "50.0", "60.0", "81.0 ± 1.4", "90.0 ± 0.0"],
+        ["n100_increasing", "2", "81.0 ± 1.4", "90.0 ± 0.0", "50.0", "60.0"],
         ["n500_increasing", "0", "-", "-", "-", "-"],
     ]
+    keys = ("MODEL.TRANSAVS.NUM_OBJECT_QUERIES", "MODEL.TRANSAVS.DELTA_1")
+    header, rows = tabulate_runs(runs, ["J"], keys)
+    assert header[:4] == ["run", "NUM_OBJECT_QUERIES", "DELTA_1", "seeds"]
+    assert rows[1][:4] == ["n500_increasing", "500", "[0.55, 0.65]", "0"]
+    with pytest.raises(AVSInputError, match=r"MODEL\.NOTHING is no key"):
+        tabulate_runs(runs, ["J"], ["MODEL.NOTHING"])
+    header, rows = tabulate_runs(runs, ["J", "F"])
     text = write_tables(header, rows, tmp_path)
     assert (tmp_path / "table.txt").read_text() == text + "\n"
     with open(tmp_path / "table.csv", encoding="utf-8") as file:

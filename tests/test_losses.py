@@ -11,6 +11,7 @@ from transavs.modeling.losses import (
     focal_loss,
     one_hot_masks,
     pair_normaliser,
+    query_mask_costs,
 )
 
 
@@ -121,3 +122,24 @@ def test_dice_loss_over_present_classes():
     nothing = torch.zeros_like(target)
     # Class 1 has two pixels: 1 - 1 / 3; class 2 has one: 1 - 1 / 2. The second frame is background alone.
     assert dice_loss(nothing, target).tolist() == pytest.approx([(2 / 3 + 1 / 2) / 2, 0])
+
+
+def test_query_mask_costs_equal_those_of_each_pair_alone():
+    torch.manual_seed(0)
+    masks = torch.randn(2, 3, 5, 4, requires_grad=True)
+    regions = (torch.rand(2, 2, 5, 4) > 0.5).float()
+    found = query_mask_costs(masks, regions, gamma=2.0)
+    expected = [torch.zeros(2, 3, 2), torch.zeros(2, 3, 2)]
+    for f in range(2):
+        for n in range(3):
+            for r in range(2):
+                p, t = masks[f, n].sigmoid(), regions[f, r]
+                right = torch.where(t > 0, p, 1 - p)
+                expected[0][f, n, r] = ((1 - right) ** 2 * -right.log()).mean()
+                expected[1][f, n, r] = 1 - (2 * (p * t).sum() + 1) / (p.sum() + t.sum() + 1)
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other)
+    gradients = [torch.autograd.grad(sum(c.square().sum() for c in costs), masks)[0] for costs in (found, expected)]
+    torch.testing.assert_close(*gradients)
+    extreme = query_mask_costs(torch.full((1, 1, 2, 2), -200.0, requires_grad=True), torch.ones(1, 1, 2, 2), gamma=2.0)
+    assert all(cost.isfinite().all() for cost in extreme)

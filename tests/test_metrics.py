@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from transavs.evaluation.metrics import clip_fscore, clip_jaccard
+from transavs.evaluation.metrics import clip_fscore, clip_jaccard, semantic_frame_scores
 
 
 def slow_jaccard(scores: np.ndarray, masks: np.ndarray) -> float:
@@ -64,3 +64,32 @@ def test_mask_values_do_not_matter():
     scores, masks = torch.rand(3, 6, 6), torch.randint(0, 2, (3, 6, 6))
     assert clip_jaccard(scores, masks) == clip_jaccard(scores, masks * 255)
     assert clip_fscore(scores, masks) == clip_fscore(scores, masks * 255)
+
+
+def slow_semantic(pred: np.ndarray, target: np.ndarray, num_classes: int) -> np.ndarray:
+    sums = np.zeros((3, num_classes))
+    for p, t in zip(pred, target, strict=True):
+        for c in range(num_classes):
+            hits, predicted, true = ((p == c) & (t == c)).sum(), (p == c).sum(), (t == c).sum()
+            if predicted + true == 0:
+                continue
+            precision, recall = hits / predicted if predicted else np.nan, hits / true if true else np.nan
+            with np.errstate(invalid="ignore"):
+                fscore = 1.3 * precision * recall / (0.3 * precision + recall)
+            sums[:, c] += hits / (predicted + true - hits + 2.2e-16), np.nan_to_num(fscore), 1
+    return sums
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_semantic_scores_equal_the_protocol_written_out(seed: int):
+    rng = np.random.default_rng(seed)
+    target = rng.integers(0, 4, (6, 5, 7))
+    pred = np.where(rng.random(target.shape) < 0.6, target, rng.integers(0, 5, target.shape))
+    pred[0], target[1], pred[2] = 3, 0, target[2]
+    found = torch.stack(semantic_frame_scores(torch.from_numpy(pred), torch.from_numpy(target), 6)).numpy()
+    np.testing.assert_allclose(found, slow_semantic(pred, target, 6), rtol=1e-9, atol=1e-12)
+    halves = [
+        torch.stack(semantic_frame_scores(torch.from_numpy(pred[s]), torch.from_numpy(target[s]), 6))
+        for s in (slice(0, 2), slice(2, 6))
+    ]
+    np.testing.assert_allclose(sum(halves).numpy(), found, rtol=1e-12)

@@ -15,6 +15,7 @@ from transavs.config import load_config
 from transavs.data import AVSDatasetMapper
 from transavs.data.avsbench import load_avsbench
 from transavs.modeling import AudioQueryDecoder, FPNPixelDecoder, VGGish
+from transavs.modeling.activation_checkpoint import checkpoint_modules
 from transavs.modeling.audio_backbone import build_audio_backbone
 from transavs.modeling.query_decoder import AttentionLayer, audio_windows, sine_positions
 from transavs.modeling.transavs import class_scores
@@ -296,3 +297,39 @@ def test_every_config_builds(path: Path):
         model = build_model(cfg)
     assert type(model).__name__ == cfg.MODEL.META_ARCHITECTURE
     assert cfg.OUTPUT_DIR.startswith("output/")
+
+
+PATTERNS = ["backbone.res?", "query_decoder.decoder.*", "criterion.segmentation"]
+
+
+def test_checkpointed_activations_change_memory_and_nothing_else(tiny_cfg, ms3_records: list[dict]):
+    tiny_cfg.MODEL.RESNETS.NORM = "GN"
+    tiny_cfg.MODEL.RESNETS.BASIC_CHANNELS = [32, 64, 96, 128]
+    clips = load_clips(tiny_cfg, ms3_records, is_train=True)
+    losses, gradients, saved = [], [], []
+    for patterns in ([], PATTERNS):
+        torch.manual_seed(0)
+        model = build_model(tiny_cfg).train()
+        names = list(model.state_dict())
+        checkpoint_modules(model, patterns)
+        assert list(model.state_dict()) == names
+        kept: dict[int, int] = {}
+
+        def keep(tensor: torch.Tensor, kept: dict[int, int] = kept) -> torch.Tensor:
+            kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            found = model(clips)
+        sum(found.values()).backward()
+        losses.append({name: value.item() for name, value in found.items()})
+        gradients.append({name: p.grad for name, p in model.named_parameters()})
+        saved.append(sum(kept.values()))
+    assert losses[0] == pytest.approx(losses[1])
+    torch.testing.assert_close(gradients[0], gradients[1])
+    assert saved[1] < 0.6 * saved[0]
+
+
+def test_a_pattern_that_fits_no_module(tiny_cfg):
+    with pytest.raises(AVSInputError, match=r"CHECKPOINT_MODULES: no module is called 'backbone\.layer\*'"):
+        checkpoint_modules(build_model(tiny_cfg), ["backbone.layer*"])

@@ -18,6 +18,7 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
     parser.add_argument("--output", type=Path, required=True, help="folder for the runs and the tables")
     parser.add_argument("--metrics", nargs="+", default=["J", "F"], help="columns, as results.json names them")
+    parser.add_argument("--settings", nargs="+", default=[], metavar="KEY", help="keys of the config, as columns")
     parser.add_argument("--jobs", type=int, default=1, help=f"runs at a time; they share the {os.cpu_count()} cores")
     parser.add_argument("overrides", nargs="*", metavar="KEY VALUE", help="for every config; put -- before them")
     args = parser.parse_args()
@@ -25,7 +26,7 @@ def main() -> None:
     try:
         execute(runs, args.jobs)
     finally:
-        print(write_tables(*tabulate_runs(runs, args.metrics), args.output))
+        print(write_tables(*tabulate_runs(runs, args.metrics, args.settings), args.output))
 
 
 if __name__ == "__main__":

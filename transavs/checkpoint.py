@@ -7,7 +7,7 @@ from typing import Any
 from detectron2.checkpoint import DetectionCheckpointer
 from torch import nn
 
-from transavs.errors import AVSInputError
+from transavs.errors import AVSInputError, one_line
 
 
 @contextmanager
@@ -31,8 +31,9 @@ def checked_loading(model: nn.Module, weights: str) -> Iterator[None]:
     except AVSInputError:
         raise
     except Exception as error:  # missing, truncated, not a checkpoint, hostile: each raises something else
-        reason = " ".join(str(error).split())[:200]
-        raise AVSInputError(f"the checkpoint {weights} cannot be loaded ({reason}): name a good file") from error
+        raise AVSInputError(
+            f"the checkpoint {weights} cannot be loaded ({one_line(error)}): name a good file"
+        ) from error
     finally:
         handle.remove()
 

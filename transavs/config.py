@@ -6,7 +6,7 @@ from pathlib import Path
 from detectron2.config import CfgNode as CN
 from detectron2.config import get_cfg
 
-from transavs.errors import AVSInputError
+from transavs.errors import AVSInputError, one_line
 
 
 def load_config(config_file: str | Path, overrides: Sequence[str] = ()) -> CN:
@@ -22,16 +22,12 @@ def load_config(config_file: str | Path, overrides: Sequence[str] = ()) -> CN:
     try:
         cfg.merge_from_file(str(config_file))
     except Exception as error:  # yacs and PyYAML raise many kinds, all about what the file holds
-        raise AVSInputError(f"{config_file}: {_one_line(error)}: correct the file, see transavs/config.py") from error
+        raise AVSInputError(f"{config_file}: {one_line(error)}: correct the file, see transavs/config.py") from error
     try:
         cfg.merge_from_list(list(overrides))
     except Exception as error:
-        raise AVSInputError(f"overrides {list(overrides)}: {_one_line(error)}: give KEY VALUE pairs") from error
+        raise AVSInputError(f"overrides {list(overrides)}: {one_line(error)}: give KEY VALUE pairs") from error
     return cfg
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error.args[0] if error.args else error).split())
 
 
 def add_transavs_config(cfg: CN) -> None:

@@ -12,7 +12,7 @@ import timm
 import torch
 from torch import Tensor
 
-from transavs.errors import AVSInputError
+from transavs.errors import AVSInputError, one_line
 from transavs.modeling.backbone import TimmBackbone
 from transavs.modeling.vggish import VGGish
 
@@ -55,8 +55,9 @@ def read_state(path: str | Path) -> State:
             found = found.get(name, found)
         return {name.removeprefix("module."): value for name, value in found.items() if isinstance(value, Tensor)}
     except Exception as error:  # missing, truncated, hostile, another kind of file: one mend for all
-        reason = " ".join(str(error).split())[:200]
-        raise AVSInputError(f"{path} cannot be read as weights ({reason}): name a .pth or .safetensors file") from error
+        raise AVSInputError(
+            f"{path} cannot be read as weights ({one_line(error)}): name a .pth or .safetensors file"
+        ) from error
 
 
 def convert_torchvision(path: str | Path, model: str | None) -> Conversion:
@@ -77,7 +78,7 @@ def convert_timm(path: str | Path, model: str | None) -> Conversion:
     """Weights that timm can load into ``model`` as those of build_timm_backbone, for MODEL.WEIGHTS."""
     if not model:
         raise AVSInputError("timm weights do not say what they are of: name the model with --model")
-    read_state(path)  # its errors are plainer than timm's
+    found = read_state(path)  # its errors are plainer than timm's
     settings = timm.get_pretrained_cfg(model, allow_unregistered=True)
     size = settings.input_size[-1] if settings is not None else 0
     names = [f"res{level}" for level in range(1, 6)]
@@ -91,9 +92,12 @@ def convert_timm(path: str | Path, model: str | None) -> Conversion:
         drop_path_rate=0.0,
         frozen_stages=0,
     )
-    state = {VISUAL_PREFIX + name: value for name, value in backbone.state_dict().items()}
-    kept = {name.removeprefix("body.").replace("_", ".") for name in backbone.state_dict()}
-    return Conversion(state, [name for name in read_state(path) if name.replace("_", ".") not in kept])
+    state = backbone.state_dict()
+    kept = {name.removeprefix("body.").replace("_", ".") for name in state}
+    return Conversion(
+        {VISUAL_PREFIX + name: value for name, value in state.items()},
+        [name for name in found if name.replace("_", ".") not in kept],
+    )
 
 
 def convert_torchvggish(path: str | Path, model: str | None) -> Conversion:

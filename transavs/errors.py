@@ -13,3 +13,8 @@ class AVSInputError(ValueError):
         """The message as one line, without a worker's traceback around it."""
         last_line = str(self).strip().splitlines()[-1]
         return last_line.rsplit(f"{type(self).__name__}: ", 1)[-1]
+
+
+def one_line(error: BaseException, limit: int = 200) -> str:
+    """What a caught error says, on one line of at most ``limit`` characters."""
+    return " ".join(str(error.args[0] if error.args else error).split())[:limit]

@@ -64,7 +64,7 @@ def log_mel_spectrogram(wave: Tensor) -> Tensor:
         normalized=False,
         center=False,
     )
-    magnitude = torch.view_as_real(spectrum).square().sum(-1).sqrt()  # several times faster than complex abs()
+    magnitude = (spectrum.real.square() + spectrum.imag.square()).sqrt()  # many times faster than complex abs()
     return torch.log(magnitude.T @ mel_matrix() + LOG_OFFSET)
 
 

@@ -10,7 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
+from typing import Any
 
+from detectron2.config import CfgNode
 from tabulate import tabulate
 from tqdm import tqdm
 
@@ -88,21 +90,42 @@ def execute(runs: Sequence[Run], jobs: int) -> None:
         raise AVSInputError("; ".join(failures))
 
 
-def tabulate_runs(runs: Sequence[Run], metrics: Sequence[str]) -> tuple[list[str], list[list[str]]]:
-    """Header and rows: mean ± standard deviation over the finished seeds, a column per test set and metric."""
+def tabulate_runs(
+    runs: Sequence[Run], metrics: Sequence[str], settings: Sequence[str] = ()
+) -> tuple[list[str], list[list[str]]]:
+    """Header and rows: mean ± standard deviation over the finished seeds, a column per test set and metric.
+
+    Args:
+        runs: finished or not; those of one row differ in seed and test set.
+        metrics: names in results.json.
+        settings: keys of the config whose values are shown in columns of their own.
+    """
     values: dict[tuple[str, str, str], list[float]] = {}
+    shown: dict[str, list[str]] = {}
     for run in runs:
+        cfg = load_config(run.config, run.overrides)
+        shown.setdefault(run.row, [_setting(cfg, key) for key in settings])
         if run.results.exists():
             found = json.loads(run.results.read_text())
-            column = load_config(run.config, run.overrides).DATASETS.TEST[0]
             for metric in metrics:
-                values.setdefault((run.row, column, metric), []).append(found[metric])
-    columns = sorted({(column, metric) for _, column, metric in values}, key=lambda c: (c[0], metrics.index(c[1])))
+                values.setdefault((run.row, cfg.DATASETS.TEST[0], metric), []).append(found[metric])
+    test_sets = dict.fromkeys(column for _, column, _ in values)
+    columns = [(column, metric) for column in test_sets for metric in metrics]
     rows = []
-    for row in dict.fromkeys(run.row for run in runs):
+    for row, chosen in shown.items():
         cells = [values.get((row, *column), []) for column in columns]
-        rows.append([row, str(max(map(len, cells), default=0)), *map(_cell, cells)])
-    return ["run", "seeds", *(f"{column} {metric}" for column, metric in columns)], rows
+        rows.append([row, *chosen, str(max(map(len, cells), default=0)), *map(_cell, cells)])
+    names = [key.rpartition(".")[-1] for key in settings]
+    return ["run", *names, "seeds", *(f"{column} {metric}" for column, metric in columns)], rows
+
+
+def _setting(cfg: CfgNode, key: str) -> str:
+    value: Any = cfg
+    for name in key.split("."):
+        if name not in value:
+            raise AVSInputError(f"{key} is no key of a config: see transavs/config.py")
+        value = value[name]
+    return str(value)
 
 
 def _cell(values: list[float]) -> str:

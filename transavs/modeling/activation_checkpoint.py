@@ -27,4 +27,4 @@ def checkpoint_modules(model: nn.Module, patterns: list[str]) -> None:
         if not modules:
             raise AVSInputError(f"MODEL.CHECKPOINT_MODULES: no module is called {pattern!r}: correct the pattern")
         for module in modules:
-            module.forward = partial(checkpoint, module.forward, use_reentrant=False)  # type: ignore[method-assign]
+            module.forward = partial(checkpoint, module.forward, use_reentrant=False)

@@ -12,7 +12,7 @@ from detectron2.utils.registry import Registry
 from torch import Tensor, nn
 
 from transavs.data.audio import EXAMPLE_FRAMES, MEL_BANDS
-from transavs.errors import AVSInputError
+from transavs.errors import AVSInputError, one_line
 
 AUDIO_BACKBONE_REGISTRY = Registry("AUDIO_BACKBONE")
 AUDIO_BACKBONE_REGISTRY.__doc__ = """
@@ -57,7 +57,7 @@ def load_audio_weights(backbone: nn.Module, path: str) -> None:
     except Exception as error:  # missing, no network, no checkpoint, other keys or shapes: one mend for all
         raise AVSInputError(
             f"MODEL.AUDIO_BACKBONE.WEIGHTS: {path} does not load into {type(backbone).__name__} "
-            f"({' '.join(str(error).split())}): name a state dict of this audio backbone"
+            f"({one_line(error)}): name a state dict of this audio backbone"
         ) from error
 
 

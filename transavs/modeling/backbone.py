@@ -14,7 +14,7 @@ from timm.layers import Format
 from timm.utils import freeze
 from torch import Tensor
 
-from transavs.errors import AVSInputError
+from transavs.errors import AVSInputError, one_line
 
 FINEST_STRIDE = 4  # of the first stage; some models also offer their stem's features
 
@@ -92,9 +92,9 @@ class TimmBackbone(Backbone):
         try:
             self.body = timm.create_model(name, features_only=True, pretrained=pretrained or bool(weights), **options)
         except Exception as error:  # unknown name, unreadable file, other shapes, no network
-            reason = " ".join(str(error).split())[:200]
             raise AVSInputError(
-                f"MODEL.TIMM: {name!r} with weights {weights!r} cannot be built ({reason}): correct NAME or WEIGHTS"
+                f"MODEL.TIMM: {name!r} with weights {weights!r} cannot be built ({one_line(error)}): "
+                "correct NAME or WEIGHTS"
             ) from error
         info = self.body.feature_info
         if len(set(info.reduction())) < len(info.reduction()):

@@ -1,0 +1,134 @@
+"""The rules that say what each query is asked for, on scenes small enough to decide by hand."""
+
+import pytest
+import torch
+
+from transavs.modeling.criterion import AVSCriterion, SegmentationLosses
+from transavs.modeling.targets import QUERY_TARGETS, QueryTargets, Scene
+
+SIZE = 8
+LEFT, RIGHT = (slice(0, 4), slice(0, 3)), (slice(2, 6), slice(6, 8))  # rows and columns of two objects
+
+
+def region(*boxes: tuple[slice, slice]) -> torch.Tensor:
+    mask = torch.zeros(SIZE, SIZE)
+    for box in boxes:
+        mask[box] = 1
+    return mask
+
+
+def make_scene(masks: list[torch.Tensor], sounding: list[float] | None = None) -> Scene:
+    """One frame of two classes with the objects LEFT and RIGHT, and an object slot that it lacks."""
+    p = torch.tensor([sounding or [0.5] * len(masks)])
+    truth = region(LEFT, RIGHT)
+    return Scene(
+        probabilities=torch.stack([1 - p, p], -1),
+        masks=torch.stack(masks)[None],
+        shares=torch.stack([1 - truth, truth])[None],
+        objects=torch.stack([region(LEFT), region(RIGHT), region()])[None],
+        object_classes=torch.tensor([[1, 1, 0]]),
+    )
+
+
+def decide(rule: str, scene: Scene, top: int = 1) -> tuple[list[int], list[list[int]]]:
+    """Labels, and by query the regions that it should cover."""
+    targets: QueryTargets = QUERY_TARGETS[rule](scene, top)
+    labels = targets.labels[0].tolist()
+    if targets.chosen is None:
+        return labels, [[] for _ in labels]
+    return labels, [row.nonzero().flatten().tolist() for row in targets.chosen[0]]
+
+
+EVERYWHERE = torch.full((SIZE, SIZE), 0.5)
+SILENT = region((slice(6, 8), slice(0, 4)))
+
+
+def test_majority_and_density_differ_on_a_query_that_covers_everything_and_a_little_more_of_what_sounds():
+    leaning = EVERYWHERE + 0.1 * region(LEFT, RIGHT)
+    scene = make_scene([leaning, SILENT, region(LEFT)])
+    assert decide("majority", scene)[0] == [0, 0, 1]
+    assert decide("density", scene)[0] == [1, 0, 1]
+
+
+def test_density_gives_no_query_a_class_that_is_not_there():
+    scene = make_scene([EVERYWHERE, SILENT])
+    empty = torch.stack([torch.ones(SIZE, SIZE), torch.zeros(SIZE, SIZE)])[None]
+    silent = Scene(scene.probabilities, scene.masks, empty, torch.zeros(1, 3, SIZE, SIZE), torch.zeros(1, 3).long())
+    for rule in ("majority", "density", "nearest", "object"):
+        assert decide(rule, silent) == ([0, 0], [[], []])
+    labels, regions = decide("fixed", silent)
+    assert (labels, regions) == ([0, 0], [[0], []])
+
+
+def test_nearest_sends_each_sounding_query_to_the_object_most_like_it():
+    mostly_right = 0.9 * region(RIGHT) + 0.3 * region(LEFT)
+    labels, regions = decide("nearest", make_scene([region(LEFT), mostly_right, SILENT, region(RIGHT)]))
+    assert labels == [1, 1, 0, 1]
+    assert regions == [[0], [1], [], [1]]
+
+
+def test_object_gives_each_object_its_best_queries_and_no_query_to_two():
+    half_left = region((slice(0, 2), slice(0, 3)))
+    both = region(LEFT, RIGHT)
+    scene = make_scene([half_left, region(LEFT), SILENT, both])
+    # Of the query on both objects and the right object there is no better one; the left one has two better.
+    labels, regions = decide("object", scene, top=1)
+    assert regions == [[], [0], [], []] or regions == [[], [0], [], [1]]
+    labels, regions = decide("object", scene, top=2)
+    assert regions[1] == [0]
+    assert max(map(len, regions)) == 1
+    assert labels[1] == 1
+    assert labels[2] == 0
+
+
+def test_object_prefers_queries_that_are_sure_of_the_class():
+    alike = [region(LEFT), region(LEFT), region(RIGHT)]
+    assert decide("object", make_scene(alike, [0.2, 0.9, 0.5]))[1] == [[], [0], [1]]
+    assert decide("object", make_scene(alike, [0.9, 0.2, 0.5]))[1] == [[0], [], [1]]
+
+
+def test_fixed_gives_query_i_class_i_mod_k():
+    labels, regions = decide("fixed", make_scene([SILENT, SILENT, region(LEFT), SILENT, SILENT]))
+    assert labels == [0, 1, 0, 1, 0]
+    assert regions == [[0], [1], [0], [1], [0]]
+
+
+@pytest.mark.parametrize("rule", sorted(QUERY_TARGETS))
+@pytest.mark.parametrize("filling", ["nothing", "everything", "two objects"])
+def test_every_rule_trains_queries_towards_the_truth(rule: str, filling: str):
+    """Free logits and masks, stepped along the gradient, end with losses well below those at the start."""
+    torch.manual_seed(0)
+    names = ("ce", "mask", "dice", "query_mask", "query_dice", "aqdl", "aqml")
+    criterion = AVSCriterion(
+        segmentation=SegmentationLosses(
+            query_target=rule, queries_per_object=2, focal_alpha=-1.0, focal_gamma=2.0, sharpness=8.0
+        ),
+        hidden_dim=4,
+        num_classes=2,
+        max_objects=3,
+        loss_stride=2,
+        weights={f"loss_{name}": 1.0 for name in names},
+        delta_1=0.55,
+        delta_2=0.55,
+        aqdl_distance=1.0,
+        aqdl_floor=0.01,
+    )
+    objects = {"nothing": 0 * region(), "everything": torch.ones(SIZE, SIZE)}.get(
+        filling, region(LEFT) + 2 * region(RIGHT)
+    )
+    objects = objects.long().repeat_interleave(4, 0).repeat_interleave(4, 1)[None]
+    outputs = {
+        "audio_queries": torch.randn(1, 6, 4),
+        "pred_logits": torch.randn(1, 6, 2, requires_grad=True),
+        "pred_masks": torch.randn(1, 6, SIZE, SIZE, requires_grad=True),
+    }
+    optimizer = torch.optim.Adam([outputs["pred_logits"], outputs["pred_masks"]], lr=0.2)
+    totals = []
+    for _ in range(60):
+        losses = criterion(outputs, (objects > 0).long(), objects)
+        totals.append((losses["loss_mask"] + losses["loss_dice"]).item())
+        optimizer.zero_grad()
+        sum(losses.values()).backward()
+        optimizer.step()
+    assert all(value.isfinite() for value in losses.values())
+    assert totals[-1] < 0.2 * totals[0]
