@@ -1,5 +1,6 @@
 """Foreign weights: the converted model must compute what the original computes."""
 
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -8,11 +9,13 @@ import safetensors.torch
 import timm
 import torch
 import torchvision
+from conftest import REPOSITORY
 from detectron2.config import get_cfg
 from detectron2.modeling import build_backbone
 from test_tools import run_tool
 
 from transavs import AVSInputError
+from transavs.config import load_config
 from transavs.conversion import convert_weights, read_state
 from transavs.modeling import TimmBackbone, VGGish
 
@@ -132,6 +135,13 @@ def test_the_tool_reports_and_refuses(tmp_path: Path):
     assert done.returncode == 0, done.stderr
     assert "120 tensors converted" in done.stdout
     assert "fc.weight" in done.stdout
+    # What it tells the user to add makes the config one for these weights.
+    settings = shlex.split(done.stdout.splitlines()[-1].removeprefix("train with: "))
+    cfg = load_config(REPOSITORY / "configs/s4_r101.yaml", settings)
+    assert str(tmp_path / "deep/out.pth") == cfg.MODEL.WEIGHTS
+    plain = load_config(REPOSITORY / "configs/s4_r50.yaml")
+    assert (cfg.INPUT.FORMAT, cfg.MODEL.RESNETS.STRIDE_IN_1X1) == ("RGB", False)
+    assert (cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD) == (plain.MODEL.PIXEL_MEAN, plain.MODEL.PIXEL_STD)
     (tmp_path / "in.pth").write_bytes(b"nonsense")
     done = run_tool("tools/convert_weights.py", "torchvision", tmp_path / "in.pth", tmp_path / "out.pth")
     assert done.returncode == 2

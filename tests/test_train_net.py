@@ -66,6 +66,38 @@ def test_resume_goes_on_with_iteration_optimizer_and_data_order(trained: Path, r
         torch.testing.assert_close(states[1]["model"][name], value, rtol=1e-4, atol=1e-6)
 
 
+def test_fine_tuning_starts_afresh_from_the_weights_of_another_subset(trained: Path, run_train_net, tmp_path: Path):
+    """As S4 -> MS3 is done: the model's weights alone are taken, not iteration and optimizer."""
+    data = ("DATASETS.TRAIN", "('synthetic_s4_train',)", "DATASETS.TEST", "('synthetic_s4_test',)")
+    options = (*TINY_MODEL, *data, "SOLVER.MAX_ITER", 1, "SOLVER.BASE_LR", 0.0, "TEST.FIGURE_CLIPS", 0)
+    weights = ("MODEL.WEIGHTS", trained / "model_final.pth", "OUTPUT_DIR", tmp_path)
+    done = run_train_net(*QUICKSTART, *options, *weights)
+    assert done.returncode == 0, done.stderr
+    assert "Starting training from iteration 0" in done.stdout
+    before, after = (torch.load(f / "model_final.pth", weights_only=True) for f in (trained, tmp_path))
+    assert after["trainer"]["_trainer"]["optimizer"]["state"][0]["step"] == 1
+    for name in ("query_decoder.query_mixer.weight", "backbone.res5.0.conv1.weight", "criterion.projection.weight"):
+        assert torch.equal(after["model"][name], before["model"][name])
+
+
+def test_avss_trains_and_reports_means_over_classes(run_train_net, tmp_path: Path):
+    """Clips of five and ten frames in one batch, 71 classes of which the data has seven."""
+    data = ("DATASETS.TRAIN", "('synthetic_avss_train',)", "DATASETS.TEST", "('synthetic_avss_test',)")
+    options = (*TINY_MODEL, *data, "INPUT.NUM_FRAMES", 10, "MODEL.SEM_SEG_HEAD.NUM_CLASSES", 71)
+    options += ("SOLVER.IMS_PER_BATCH", 3, "SOLVER.MAX_ITER", 2, "TEST.SCORE_SIZE", 24, "TEST.FIGURE_CLIPS", 1)
+    done = run_train_net(*QUICKSTART, *options, "OUTPUT_DIR", tmp_path)
+    assert done.returncode == 0, done.stderr
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert set(results) == {
+        f"{metric}{suffix}"
+        for metric in ("J", "F", "mIoU", "mF", "mIoU_fg", "mF_fg")
+        for suffix in ("", "_shuffled", "_silent")
+    }
+    assert all(0 <= value <= 100 for value in results.values())
+    assert "| mIoU |" in (tmp_path / "results.md").read_text().replace("  ", "")
+    assert (tmp_path / "figure.png").exists()
+
+
 def test_resuming_a_finished_run_only_evaluates(trained: Path, run_train_net, tmp_path: Path):
     finished = shutil.copytree(trained, tmp_path / "finished")
     (finished / "results.json").unlink()

@@ -7,6 +7,7 @@ torchvggish: vggish-10086976.pth, for MODEL.AUDIO_BACKBONE.WEIGHTS.
 """
 
 import argparse
+import shlex
 
 from transavs.conversion import KINDS, convert_weights
 from transavs.engine.command_line import run_tool
@@ -22,6 +23,7 @@ def main() -> None:
     conversion = convert_weights(args.kind, args.source, args.target, args.model)
     print(f"{args.target}: {len(conversion.state)} tensors converted")
     print(f"not used: {len(conversion.unused)} {' '.join(conversion.unused[:20])}".rstrip())
+    print("train with:", shlex.join([conversion.weights_key, args.target, *conversion.settings]))
 
 
 if __name__ == "__main__":

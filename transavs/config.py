@@ -118,7 +118,7 @@ def _add_model_config(cfg: CN) -> None:
     # The pixel losses look at every so many pixels of the ground truth; many classes at full size take much memory.
     cfg.MODEL.TRANSAVS.LOSS_STRIDE = 1
     # Which class, and perhaps which mask of its own, a query is asked for: a rule of transavs/modeling/targets.py.
-    cfg.MODEL.TRANSAVS.QUERY_TARGET = "majority"
+    cfg.MODEL.TRANSAVS.QUERY_TARGET = "object"
     # Queries that QUERY_TARGET "object" gives to each object.
     cfg.MODEL.TRANSAVS.QUERIES_PER_OBJECT = 3
     # Weights of the focal and Dice loss of a query's own mask, with the rules that give it one.

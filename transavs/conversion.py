@@ -28,13 +28,28 @@ TORCHVISION_RULES = (
     (r"\.bn([1-3])\.", r".conv\1.norm."),
 )
 
+# RGB, each channel to mean 0 and deviation 1, and the stride in the 3x3 convolution.
+TORCHVISION_SETTINGS = (
+    *("MODEL.RESNETS.STRIDE_IN_1X1", "False", "INPUT.FORMAT", "RGB"),
+    *("MODEL.PIXEL_MEAN", "[123.675, 116.28, 103.53]", "MODEL.PIXEL_STD", "[58.395, 57.12, 57.375]"),
+)
+
 
 @dataclass(frozen=True)
 class Conversion:
-    """The converted weights and the names in the file that nothing was made of."""
+    """The converted weights and what to do with them.
+
+    Attributes:
+        state: tensors by our names.
+        unused: names in the file that nothing was made of.
+        weights_key: of the config, which is to name the converted file.
+        settings: KEY VALUE pairs that fit the rest of the config to these weights.
+    """
 
     state: State
     unused: list[str]
+    weights_key: str
+    settings: tuple[str, ...] = ()
 
 
 def read_state(path: str | Path) -> State:
@@ -71,7 +86,7 @@ def convert_torchvision(path: str | Path, model: str | None) -> Conversion:
             state[VISUAL_PREFIX + renamed] = value
         else:
             unused.append(name)
-    return Conversion(state, unused)
+    return Conversion(state, unused, "MODEL.WEIGHTS", TORCHVISION_SETTINGS)
 
 
 def convert_timm(path: str | Path, model: str | None) -> Conversion:
@@ -97,6 +112,8 @@ def convert_timm(path: str | Path, model: str | None) -> Conversion:
     return Conversion(
         {VISUAL_PREFIX + name: value for name, value in state.items()},
         [name for name in found if name.replace("_", ".") not in kept],
+        "MODEL.WEIGHTS",
+        ("MODEL.BACKBONE.NAME", "build_timm_backbone", "MODEL.TIMM.NAME", model, "MODEL.TIMM.PRETRAINED", "False"),
     )
 
 
@@ -109,7 +126,7 @@ def convert_torchvggish(path: str | Path, model: str | None) -> Conversion:
     missing = sorted(wanted.keys() - state.keys())
     if state and missing:
         raise AVSInputError(f"{path} lacks {', '.join(missing)} of VGGish: fetch the file again")
-    return Conversion(state, sorted(found.keys() - state.keys()))
+    return Conversion(state, sorted(found.keys() - state.keys()), "MODEL.AUDIO_BACKBONE.WEIGHTS")
 
 
 KINDS: dict[str, Callable[[str | Path, str | None], Conversion]] = {

@@ -121,7 +121,8 @@ def write_clip(plan: ClipPlan) -> dict[str, str]:
 
 def _write_image(path: str, image: np.ndarray) -> None:
     """RGB (H, W, 3) or grey (H, W)."""
-    cv2.imwrite(_prepare_folder(path), image[..., ::-1] if image.ndim == 3 else image, FAST_PNG)
+    options = FAST_PNG if path.endswith(".png") else []
+    cv2.imwrite(_prepare_folder(path), image[..., ::-1] if image.ndim == 3 else image, options)
 
 
 def _write_meta(root: Path, layout: Layout, rows: list[dict[str, str]]) -> None:

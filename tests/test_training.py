@@ -1,0 +1,64 @@
+"""Every config trains: real steps of the trainer at a reduced input, in this process."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import REPOSITORY
+from detectron2.data import DatasetCatalog
+from detectron2.utils.events import EventStorage
+
+from transavs.config import load_config
+from transavs.data.avsbench import register_all_avsbench
+from transavs.engine import AVSTrainer
+
+CONFIGS = REPOSITORY / "configs"
+NAMED = sorted(path for folder in ("", "cpu") for path in (CONFIGS / folder).glob("*.yaml") if "Base" not in path.name)
+ABLATIONS = sorted((CONFIGS / "ablations").rglob("*.yaml"))
+# Full models on small pictures, few clips and no foreign weights.
+REDUCED = [
+    *("MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", "", "MODEL.TIMM.PRETRAINED", "False", "INPUT.IMAGE_SIZE", "64"),
+    *("SOLVER.IMS_PER_BATCH", "2", "SOLVER.MAX_ITER", "2", "DATALOADER.NUM_WORKERS", "0"),
+]
+
+
+def register_again(root: Path | str) -> None:
+    for name in DatasetCatalog.list():
+        if name.startswith(("avsbench_", "synthetic_")):
+            DatasetCatalog.remove(name)
+    register_all_avsbench(root)
+
+
+@pytest.fixture(scope="module")
+def tiny_catalog(tiny_datasets: Path) -> Iterator[None]:
+    """The registered names mean the tiny trees while this module runs."""
+    register_again(tiny_datasets)
+    yield
+    register_again(os.environ.get("DETECTRON2_DATASETS", "datasets"))
+
+
+def train_two_iterations(config: Path, output: Path) -> None:
+    trainer = AVSTrainer(load_config(config, [*REDUCED, "OUTPUT_DIR", str(output)]))
+    trained = {name: p for name, p in trainer.model.named_parameters() if p.requires_grad}
+    before = {name: p.detach().clone() for name, p in trained.items()}
+    with EventStorage() as trainer.storage:
+        for trainer.iter in range(2):
+            trainer.run_step()
+        assert trainer.storage.latest()["total_loss"][0] > 0
+    assert all(p.isfinite().all() for p in trained.values())
+    assert sum(not torch.equal(before[name], p) for name, p in trained.items()) > 0.9 * len(trained)
+
+
+@pytest.mark.usefixtures("tiny_catalog")
+@pytest.mark.parametrize("config", NAMED, ids=lambda path: path.stem)
+def test_every_named_config_trains(config: Path, tmp_path: Path):
+    train_two_iterations(config, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("tiny_catalog")
+@pytest.mark.parametrize("config", ABLATIONS, ids=lambda path: path.stem)
+def test_every_ablation_trains(config: Path, tmp_path: Path):
+    train_two_iterations(config, tmp_path)
