@@ -250,6 +250,19 @@ def test_gradients_reach_every_parameter(tiny_cfg, ms3_records: list[dict]):
     assert without == []
 
 
+def test_mixed_precision_gives_nearly_the_same_losses(tiny_cfg, ms3_records: list[dict]):
+    model = build_model(tiny_cfg).train()
+    clips = load_clips(tiny_cfg, ms3_records, is_train=True)
+    exact = {name: value.item() for name, value in model(clips).items()}
+    with torch.autocast("cpu", torch.bfloat16):
+        losses = model(clips)
+    assert {value.dtype for value in losses.values()} == {torch.float32}
+    for name in ("loss_mask", "loss_dice", "loss_query_mask", "loss_query_dice", "loss_aqml"):
+        assert losses[name].item() == pytest.approx(exact[name], rel=0.1, abs=0.01)
+    sum(losses.values()).backward()
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+
+
 def test_only_labelled_frames_take_part_in_training(tiny_cfg, ms3_records: list[dict]):
     model = build_model(tiny_cfg).train()
     clips = load_clips(tiny_cfg, ms3_records, is_train=True)

@@ -14,6 +14,9 @@ from conftest import REPOSITORY, TINY_MODEL
 OPTIONS = [
     *("--config-file", "configs/quickstart.yaml", *TINY_MODEL, "INPUT.RANDOM_FLIP", "none", "SOLVER.MAX_ITER", "3"),
     *("SOLVER.IMS_PER_BATCH", "4", "TEST.FIGURE_CLIPS", "0", "TEST.AUDIO_CONDITIONS", "['true', 'silence']"),
+    # AVSS: clips of one, five and ten labelled frames, so the ranks' shares are uneven.
+    *("DATASETS.TRAIN", "('synthetic_avss_train',)", "DATASETS.TEST", "('synthetic_avss_test',)"),
+    *("INPUT.NUM_FRAMES", "10", "MODEL.SEM_SEG_HEAD.NUM_CLASSES", "7"),
 ]
 
 

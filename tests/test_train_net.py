@@ -131,6 +131,8 @@ def test_settings_that_are_wrong(run_train_net, tmp_path: Path):
     error = errors_of(run_train_net(*QUICKSTART, "MODEL.TRANSAVS.QUERIES", 3, *output))
     assert "MODEL.TRANSAVS.QUERIES" in error
     assert "give KEY VALUE pairs" in error
+    error = errors_of(run_train_net(*QUICKSTART, *TINY_MODEL, "SOLVER.AMP.ENABLED", True, *output))
+    assert "SOLVER.AMP needs a GPU" in error
     config = tmp_path / "mine.yaml"
     config.write_text(f"_BASE_: {REPOSITORY}/configs/quickstart.yaml\nSOLVER:\n  LEARNING_RATE: 3\n")
     error = errors_of(run_train_net("--config-file", config, *output))

@@ -81,7 +81,7 @@ def _add_model_config(cfg: CN) -> None:
     cfg.MODEL.AUDIO_BACKBONE.EMBED_DIM = 128
     # SmallAudioNet: channels of its convolutions, each at half the resolution of the one before; and their norm.
     cfg.MODEL.AUDIO_BACKBONE.SMALL_CHANNELS = [16, 32, 64, 128]
-    cfg.MODEL.AUDIO_BACKBONE.SMALL_NORM = "naiveSyncBN"
+    cfg.MODEL.AUDIO_BACKBONE.SMALL_NORM = "naiveSyncBN_N"
 
     # Name of the pixel decoder in SEM_SEG_HEADS_REGISTRY.
     cfg.MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME = "FPNPixelDecoder"

@@ -29,6 +29,7 @@ from transavs.data.audio import AUDIO_CONDITIONS, apply_audio_condition
 from transavs.data.dataset_mapper import AVSDatasetMapper
 from transavs.engine.hooks import FigureLogger, ThresholdSchedule
 from transavs.engine.solver import build_optimizer
+from transavs.errors import AVSInputError
 from transavs.evaluation.avs_evaluator import AVSEvaluator
 from transavs.evaluation.clip_figure import ClipFigure
 from transavs.evaluation.results import results_table, write_results
@@ -52,8 +53,14 @@ class AVSTrainer(DefaultTrainer):
     """Trains and tests any meta-architecture on any AVSBench subset."""
 
     def __init__(self, cfg: CfgNode):
-        """As detectron2's, whose own constructor wraps the model in a way that works on GPUs alone."""
+        """As detectron2's, whose own constructor wraps the model in a way that works on GPUs alone.
+
+        Raises:
+            AVSInputError: mixed precision is asked for on a CPU.
+        """
         TrainerBase.__init__(self)
+        if cfg.SOLVER.AMP.ENABLED and not cfg.MODEL.DEVICE.startswith("cuda"):
+            raise AVSInputError(f"SOLVER.AMP needs a GPU, MODEL.DEVICE is '{cfg.MODEL.DEVICE}': leave it off")
         cfg = self.auto_scale_workers(cfg, comm.get_world_size())
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
