@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from transavs import AVSInputError
 from transavs.modeling.criterion import AVSCriterion, SegmentationLosses
 from transavs.modeling.targets import QUERY_TARGETS, QueryTargets, Scene
 
@@ -91,6 +92,8 @@ def test_fixed_gives_query_i_class_i_mod_k():
     labels, regions = decide("fixed", make_scene([SILENT, SILENT, region(LEFT), SILENT, SILENT]))
     assert labels == [0, 1, 0, 1, 0]
     assert regions == [[0], [1], [0], [1], [0]]
+    with pytest.raises(AVSInputError, match="NUM_OBJECT_QUERIES is 1 and .* 2 classes"):
+        decide("fixed", make_scene([SILENT]))
 
 
 @pytest.mark.parametrize("rule", sorted(QUERY_TARGETS))

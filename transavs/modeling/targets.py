@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from transavs.errors import AVSInputError
+
 
 @dataclass(frozen=True)
 class Scene:
@@ -83,11 +85,18 @@ def object_wise(scene: Scene, top: int) -> QueryTargets:
 def fixed(scene: Scene, top: int) -> QueryTargets:
     """Query i stands for class i mod K and covers that class's region; where a frame lacks it, its label is background.
 
-    Needs N >= K.
+    Raises:
+        AVSInputError: there are more classes than queries.
     """
-    classes = torch.arange(scene.masks.shape[1], device=scene.masks.device) % scene.shares.shape[1]
+    queries, num_classes = scene.masks.shape[1], scene.shares.shape[1]
+    if queries < num_classes:
+        raise AVSInputError(
+            f"MODEL.TRANSAVS.NUM_OBJECT_QUERIES is {queries} and QUERY_TARGET 'fixed' needs one for each of "
+            f"{num_classes} classes: ask for more queries"
+        )
+    classes = torch.arange(queries, device=scene.masks.device) % num_classes
     present = (scene.shares.sum((2, 3)) > 0)[:, classes]  # (F, N)
-    chosen = torch.nn.functional.one_hot(classes, scene.shares.shape[1]).bool() & present[..., None]
+    chosen = torch.nn.functional.one_hot(classes, num_classes).bool() & present[..., None]
     return QueryTargets(torch.where(present, classes, 0), scene.shares, chosen)
 
 
