@@ -33,7 +33,9 @@ def load_config(config_file: str | Path, overrides: Sequence[str] = ()) -> CN:
 def add_transavs_config(cfg: CN) -> None:
     """Add the keys of transavs to a detectron2 config, in place."""
     _add_data_config(cfg)
-    _add_model_config(cfg)
+    _add_backbone_config(cfg)
+    _add_query_config(cfg)
+    _add_criterion_config(cfg)
     _add_solver_config(cfg)
 
 
@@ -52,7 +54,7 @@ def _add_data_config(cfg: CN) -> None:
     cfg.TEST.FIGURE_CLIPS = 6
 
 
-def _add_model_config(cfg: CN) -> None:
+def _add_backbone_config(cfg: CN) -> None:
     # Channels of res2 ... res5 of build_basic_resnet_backbone.
     cfg.MODEL.RESNETS.BASIC_CHANNELS = [32, 64, 128, 256]
 
@@ -83,6 +85,8 @@ def _add_model_config(cfg: CN) -> None:
     cfg.MODEL.AUDIO_BACKBONE.SMALL_CHANNELS = [16, 32, 64, 128]
     cfg.MODEL.AUDIO_BACKBONE.SMALL_NORM = "naiveSyncBN_N"
 
+
+def _add_query_config(cfg: CN) -> None:
     # Name of the pixel decoder in SEM_SEG_HEADS_REGISTRY.
     cfg.MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME = "FPNPixelDecoder"
     # Channels of f_4 after W_2, eq. (7).
@@ -107,6 +111,8 @@ def _add_model_config(cfg: CN) -> None:
     # Predict and apply the segmentation losses after every decoder layer.
     cfg.MODEL.TRANSAVS.DEEP_SUPERVISION = True
 
+
+def _add_criterion_config(cfg: CN) -> None:
     # lambda_1 ... lambda_4 of eq. (13); MASK_WEIGHT is that of the focal loss on pixels.
     cfg.MODEL.TRANSAVS.AQDL_WEIGHT = 2.0
     cfg.MODEL.TRANSAVS.AQML_WEIGHT = 2.0
