@@ -92,7 +92,7 @@ def test_fixed_gives_query_i_class_i_mod_k():
     labels, regions = decide("fixed", make_scene([SILENT, SILENT, region(LEFT), SILENT, SILENT]))
     assert labels == [0, 1, 0, 1, 0]
     assert regions == [[0], [1], [0], [1], [0]]
-    with pytest.raises(AVSInputError, match="NUM_OBJECT_QUERIES is 1 and .* 2 classes"):
+    with pytest.raises(AVSInputError, match=r"NUM_OBJECT_QUERIES is 1 and .* 2 classes"):
         decide("fixed", make_scene([SILENT]))
 
 
