@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 from conftest import REPOSITORY, TINY_MODEL
+from PIL import Image
 from test_tools import run_tool
 
 from transavs import AVSInputError
-from transavs.engine.ablation import plan, tabulate_runs, write_tables
+from transavs.engine.ablation import draw_runs, plan, tabulate_runs, write_tables
 
 CPU = REPOSITORY / "configs/ablations/cpu"
 
@@ -46,6 +47,12 @@ def test_table_has_means_and_spreads_by_row_and_test_set(tmp_path: Path):
     with open(tmp_path / "table.csv", encoding="utf-8") as file:
         assert list(csv.reader(file)) == [header, *rows]
     assert (tmp_path / "table.md").read_text().count("|\n") == 4
+    with pytest.raises(AVSInputError, match=r"results\.json has no mIoU: choose metrics from J, F"):
+        tabulate_runs(runs, ["mIoU"])
+    draw_runs(runs, "J", tmp_path)
+    with Image.open(tmp_path / "table.png") as figure:
+        assert figure.width > 600
+        assert len(figure.convert("RGB").getcolors(2**20)) > 20
 
 
 def test_every_config_is_checked_before_the_first_run(tmp_path: Path):

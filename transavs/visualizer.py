@@ -74,3 +74,27 @@ def draw_clips(clips: list[ClipPicture], path: str | Path) -> None:
         for axis, name in zip(axes[:, 0], names, strict=True):
             axis.set_ylabel(name, fontsize=9)
     figure.savefig(path, dpi=110)
+
+
+def draw_bars(values: dict[str, dict[str, list[float]]], label: str, path: str | Path) -> None:
+    """Write a figure (PNG) of horizontal bars: a panel per test set, a bar per row at the mean, a dot per seed.
+
+    Args:
+        values: by test set and row, one per seed.
+        label: of the value axis.
+        path: of the PNG.
+    """
+    rows = list(dict.fromkeys(row for panel in values.values() for row in panel))[::-1]
+    figure = matplotlib.figure.Figure(figsize=(2 + 4 * len(values), 1 + 0.28 * len(rows)), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(1, len(values), squeeze=False, sharey=True)[0]
+    for axis, (title, panel) in zip(axes, values.items(), strict=True):
+        for place, row in enumerate(rows):
+            found = panel.get(row, [])
+            if found:
+                axis.barh(place, sum(found) / len(found), color="#9db8d9")
+                axis.plot(found, [place] * len(found), "o", color="#1f3b63", markersize=3)
+        axis.set(title=title, xlabel=label, yticks=range(len(rows)), yticklabels=rows)
+        axis.grid(axis="x", alpha=0.4)
+        axis.set_axisbelow(True)
+    figure.savefig(path, dpi=110)

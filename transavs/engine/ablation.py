@@ -20,6 +20,7 @@ from transavs.config import load_config
 from transavs.data.avsbench import LAYOUTS
 from transavs.errors import AVSInputError
 from transavs.evaluation.results import RESULTS_NAME
+from transavs.visualizer import draw_bars
 
 TRAIN_NET = Path(__file__).parents[2] / "tools" / "train_net.py"
 
@@ -90,6 +91,27 @@ def execute(runs: Sequence[Run], jobs: int) -> None:
         raise AVSInputError("; ".join(failures))
 
 
+Values = dict[tuple[str, str, str], list[float]]
+
+
+def collect(runs: Sequence[Run], metrics: Sequence[str]) -> Values:
+    """What the finished runs reached: one value per seed, by row, test set and metric, in the order of the runs.
+
+    Raises:
+        AVSInputError: a run has no such metric.
+    """
+    values: Values = {}
+    for run in runs:
+        if run.results.exists():
+            found = json.loads(run.results.read_text())
+            test_set = load_config(run.config, run.overrides).DATASETS.TEST[0]
+            for metric in metrics:
+                if metric not in found:
+                    raise AVSInputError(f"{run.results} has no {metric}: choose metrics from {', '.join(found)}")
+                values.setdefault((run.row, test_set, metric), []).append(found[metric])
+    return values
+
+
 def tabulate_runs(
     runs: Sequence[Run], metrics: Sequence[str], settings: Sequence[str] = ()
 ) -> tuple[list[str], list[list[str]]]:
@@ -100,23 +122,19 @@ def tabulate_runs(
         metrics: names in results.json.
         settings: keys of the config whose values are shown in columns of their own.
     """
-    values: dict[tuple[str, str, str], list[float]] = {}
+    values = collect(runs, metrics)
+    columns = [(test_set, metric) for test_set in dict.fromkeys(key[1] for key in values) for metric in metrics]
     shown: dict[str, list[str]] = {}
     for run in runs:
-        cfg = load_config(run.config, run.overrides)
-        shown.setdefault(run.row, [_setting(cfg, key) for key in settings])
-        if run.results.exists():
-            found = json.loads(run.results.read_text())
-            for metric in metrics:
-                values.setdefault((run.row, cfg.DATASETS.TEST[0], metric), []).append(found[metric])
-    test_sets = dict.fromkeys(column for _, column, _ in values)
-    columns = [(column, metric) for column in test_sets for metric in metrics]
+        if run.row not in shown:
+            cfg = load_config(run.config, run.overrides)
+            shown[run.row] = [_setting(cfg, key) for key in settings]
     rows = []
     for row, chosen in shown.items():
         cells = [values.get((row, *column), []) for column in columns]
         rows.append([row, *chosen, str(max(map(len, cells), default=0)), *map(_cell, cells)])
     names = [key.rpartition(".")[-1] for key in settings]
-    return ["run", *names, "seeds", *(f"{column} {metric}" for column, metric in columns)], rows
+    return ["run", *names, "seeds", *(f"{test_set} {metric}" for test_set, metric in columns)], rows
 
 
 def _setting(cfg: CfgNode, key: str) -> str:
@@ -133,6 +151,15 @@ def _cell(values: list[float]) -> str:
         return "-"
     spread = f" ± {stdev(values):.1f}" if len(values) > 1 else ""
     return f"{mean(values):.1f}{spread}"
+
+
+def draw_runs(runs: Sequence[Run], metric: str, output: Path) -> None:
+    """Write ``metric`` of the finished runs as the figure table.png into ``output``."""
+    panels: dict[str, dict[str, list[float]]] = {}
+    for (row, test_set, _), found in collect(runs, [metric]).items():
+        panels.setdefault(test_set, {})[row] = found
+    if panels:
+        draw_bars(panels, metric, output / "table.png")
 
 
 def write_tables(header: list[str], rows: list[list[str]], output: Path) -> str:
