@@ -36,6 +36,7 @@ def add_transavs_config(cfg: CN) -> None:
     _add_backbone_config(cfg)
     _add_query_config(cfg)
     _add_criterion_config(cfg)
+    _add_tpavi_config(cfg)
     _add_solver_config(cfg)
 
 
@@ -141,6 +142,25 @@ def _add_criterion_config(cfg: CN) -> None:
     cfg.MODEL.TRANSAVS.DELTA_2 = [0.55, 0.65]
     cfg.MODEL.TRANSAVS.DELTA_STEPS = 18
     cfg.MODEL.TRANSAVS.DELTA_PERIOD = 5000
+
+
+def _add_tpavi_config(cfg: CN) -> None:
+    cfg.MODEL.TPAVI = CN()
+    # Levels that interact with the sound, 0 = the finest.
+    cfg.MODEL.TPAVI.STAGES = [0, 1, 2, 3]
+    # Frames that share one interaction; longer clips are cut into such windows.
+    cfg.MODEL.TPAVI.WINDOW = 5
+    # Pixels ask the sound, and each other; both are averaged.
+    cfg.MODEL.TPAVI.AUDIO_VISUAL = True
+    cfg.MODEL.TPAVI.VISUAL_VISUAL = False
+    # Bias of the projection of the sound; AVSBench's AVSS model has none.
+    cfg.MODEL.TPAVI.AUDIO_BIAS = True
+    # Dilations of the summed convolutions of each level, and channels of the head.
+    cfg.MODEL.TPAVI.DILATIONS = [3, 6, 12, 18]
+    cfg.MODEL.TPAVI.HEAD_CHANNELS = [128, 32]
+    # lambda of the AVM loss, 0 leaves it out; and its nearest-neighbour form AVM-VV in place of AVM-AV.
+    cfg.MODEL.TPAVI.AVM_WEIGHT = 0.0
+    cfg.MODEL.TPAVI.AVM_VISUAL = False
 
 
 def _add_solver_config(cfg: CN) -> None:

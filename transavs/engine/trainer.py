@@ -34,6 +34,7 @@ from transavs.evaluation.avs_evaluator import AVSEvaluator
 from transavs.evaluation.clip_figure import ClipFigure
 from transavs.evaluation.results import results_table, write_results
 from transavs.modeling.activation_checkpoint import checkpoint_modules
+from transavs.modeling.criterion import AVSCriterion
 
 FIGURE_NAME = "figure.png"
 
@@ -107,16 +108,20 @@ class AVSTrainer(DefaultTrainer):
 
     def build_hooks(self) -> list[HookBase]:
         hooks = super().build_hooks()
-        settings = self.cfg.MODEL.TRANSAVS
-        schedule = ThresholdSchedule(
-            self._bare_model.criterion,
-            delta_1=settings.DELTA_1,
-            delta_2=settings.DELTA_2,
-            steps=settings.DELTA_STEPS,
-            period=settings.DELTA_PERIOD,
-        )
         # Before the writers, which detectron2 puts last on the main process.
-        return [schedule, *hooks[:-1], FigureLogger(Path(self.cfg.OUTPUT_DIR) / FIGURE_NAME), hooks[-1]]
+        hooks.insert(-1, FigureLogger(Path(self.cfg.OUTPUT_DIR) / FIGURE_NAME))
+        criterion = getattr(self._bare_model, "criterion", None)
+        if isinstance(criterion, AVSCriterion):
+            settings = self.cfg.MODEL.TRANSAVS
+            schedule = ThresholdSchedule(
+                criterion,
+                delta_1=settings.DELTA_1,
+                delta_2=settings.DELTA_2,
+                steps=settings.DELTA_STEPS,
+                period=settings.DELTA_PERIOD,
+            )
+            hooks.insert(0, schedule)
+        return hooks
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:

@@ -5,11 +5,13 @@ from transavs.modeling.backbone import TimmBackbone, build_basic_resnet_backbone
 from transavs.modeling.criterion import AVSCriterion
 from transavs.modeling.pixel_decoder import FPNPixelDecoder
 from transavs.modeling.query_decoder import TRANSFORMER_DECODER_REGISTRY, AudioQueryDecoder
+from transavs.modeling.tpavi import TPAVI
 from transavs.modeling.transavs import TransAVS
 from transavs.modeling.vggish import VGGish
 
 __all__ = [
     "AUDIO_BACKBONE_REGISTRY",
+    "TPAVI",
     "TRANSFORMER_DECODER_REGISTRY",
     "AVSCriterion",
     "AudioQueryDecoder",

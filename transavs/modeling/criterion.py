@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode, configurable
-from detectron2.utils import comm
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -25,6 +24,7 @@ from transavs.modeling.losses import (
     focal_loss,
     one_hot_masks,
     query_mask_costs,
+    share_of_frames,
 )
 from transavs.modeling.targets import QUERY_TARGETS, QueryTargets, Scene
 
@@ -61,17 +61,6 @@ class GroundTruth:
     shares: Tensor  # of each class in each cell of the predicted masks, (F, K, h, w)
     objects: Tensor  # of each object, (F, O, h, w)
     object_classes: Tensor  # int64 (F, O), 0 where there is no such object
-
-
-def _share_of_frames(frames: int, device: torch.device) -> Tensor | float:
-    """Frames of this rank relative to the ranks' mean: a mean over its frames, times this, averaged over the ranks, is
-    the mean over all frames, however clips with many and with few labels are spread."""
-    ranks = comm.get_world_size()
-    if ranks == 1:
-        return 1.0
-    total = torch.tensor(float(frames), device=device)
-    torch.distributed.all_reduce(total)
-    return frames * ranks / total
 
 
 class SegmentationLosses(nn.Module):
@@ -236,7 +225,7 @@ class AVSCriterion(nn.Module):
         for number, layer in enumerate(outputs.get("aux_outputs", [])):
             named = self.segmentation(layer["pred_logits"], layer["pred_masks"], truth)
             losses |= {f"{name}_{number}": value for name, value in named.items()}
-        share = _share_of_frames(len(masks), masks.device)
+        share = share_of_frames(len(masks), masks.device)
         return {name: self.weights[name.rstrip("_0123456789")] * share * value for name, value in losses.items()}
 
     def ground_truth(self, masks: Tensor, objects: Tensor, size: Sequence[int]) -> GroundTruth:

@@ -5,6 +5,7 @@ frame, (F,), so that the caller decides how frames are weighed.
 """
 
 import torch
+from detectron2.utils import comm
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -122,3 +123,14 @@ def query_mask_costs(pred_masks: Tensor, regions: Tensor, gamma: float) -> tuple
 def one_hot_masks(masks: Tensor, num_classes: int) -> Tensor:
     """int64 (F, H, W) class ids -> float (F, K, H, W)."""
     return F.one_hot(masks, num_classes).permute(0, 3, 1, 2).float()
+
+
+def share_of_frames(frames: int, device: torch.device) -> Tensor | float:
+    """Frames of this rank relative to the ranks' mean: a mean over its frames, times this, averaged over the ranks, is
+    the mean over all frames, however clips with many and with few labels are spread."""
+    ranks = comm.get_world_size()
+    if ranks == 1:
+        return 1.0
+    total = torch.tensor(float(frames), device=device)
+    torch.distributed.all_reduce(total)
+    return frames * ranks / total

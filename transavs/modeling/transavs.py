@@ -4,18 +4,16 @@ Shape legend: B clips, T frames of a clip, F = B * T frames, K classes, S x S th
 size. This is the one place where clips are flattened to frames and frames become clips again.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY, build_backbone
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
-from transavs.errors import AVSInputError
 from transavs.modeling.audio_backbone import build_audio_backbone
+from transavs.modeling.base import AVSModel
 from transavs.modeling.criterion import AVSCriterion
 from transavs.modeling.pixel_decoder import build_pixel_decoder
 from transavs.modeling.query_decoder import build_query_decoder
@@ -44,42 +42,24 @@ def class_scores(pred_logits: Tensor, pred_masks: Tensor) -> Tensor:
 
 
 @META_ARCH_REGISTRY.register()
-class TransAVS(nn.Module):
+class TransAVS(AVSModel):
     """Audio queries attend to the image and decode into masks of the objects that sound."""
 
     pixel_decoder: Any  # an nn.Module with forward_features
-    pixel_mean: Tensor
-    pixel_std: Tensor
 
     @configurable
-    def __init__(
-        self,
-        *,
-        backbone: nn.Module,
-        audio_backbone: nn.Module,
-        pixel_decoder: nn.Module,
-        query_decoder: nn.Module,
-        criterion: nn.Module,
-        pixel_mean: list[float],
-        pixel_std: list[float],
-    ):
+    def __init__(self, *, pixel_decoder: nn.Module, query_decoder: nn.Module, criterion: nn.Module, **parts: Any):
         """
         Args:
-            backbone: detectron2 backbone, (F, 3, S, S) -> features by name.
-            audio_backbone: (M, 1, 96, 64) -> (M, C).
             pixel_decoder: see :mod:`transavs.modeling.pixel_decoder`.
             query_decoder: see :mod:`transavs.modeling.query_decoder`.
             criterion: (outputs, masks, objects) -> weighted losses.
-            pixel_mean, pixel_std: per channel, on the scale 0 ... 255.
+            parts: of :class:`transavs.modeling.base.AVSModel`.
         """
-        super().__init__()
-        self.backbone = backbone
-        self.audio_backbone = audio_backbone
+        super().__init__(**parts)
         self.pixel_decoder = pixel_decoder
         self.query_decoder = query_decoder
         self.criterion = criterion
-        self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), persistent=False)
-        self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), persistent=False)
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
@@ -95,43 +75,21 @@ class TransAVS(nn.Module):
             "pixel_std": cfg.MODEL.PIXEL_STD,
         }
 
-    @property
-    def device(self) -> torch.device:
-        return self.pixel_mean.device
-
-    def forward(self, batched_inputs: list[dict[str, Any]]) -> dict[str, Tensor] | list[dict[str, Tensor]]:
-        """
-        Args:
-            batched_inputs: clips as :class:`transavs.data.dataset_mapper.AVSDatasetMapper` makes them, all with the
-                same S; shorter ones are padded to the longest T.
-
-        Returns:
-            when training, weighted losses by name; else per clip ``{"sem_seg": float (T, K, H, W) in [0, 1]}``.
-        """
-        images, audio_embedding = self.preprocess(batched_inputs)
-        if not self.training:
-            scores = self.segment(images, audio_embedding)
-            return [
-                {"sem_seg": self.resize(score[: len(clip["images"])], (clip["height"], clip["width"]))}
-                for score, clip in zip(scores, batched_inputs, strict=True)
-            ]
+    def losses(
+        self, images: list[Tensor], audio: list[Tensor], batched_inputs: list[dict[str, Any]]
+    ) -> dict[str, Tensor]:
         # Frames without ground truth, padding among them, take no part in training: no work is done on them.
-        num_frames = images.shape[1]
-        labeled = torch.cat([i * num_frames + clip["labeled_frames"] for i, clip in enumerate(batched_inputs)])
+        padded = pad_sequence(images, batch_first=True)
+        length = padded.shape[1]
+        labeled = torch.cat([i * length + clip["labeled_frames"] for i, clip in enumerate(batched_inputs)])
         masks, objects = (torch.cat([clip[key] for clip in batched_inputs]) for key in ("masks", "objects"))
-        outputs = self.predict(images, audio_embedding, labeled.to(self.device))
-        return self.criterion(outputs, masks.to(self.device), objects.to(self.device))
+        outputs = self.predict(padded, pad_sequence(audio, batch_first=True), labeled.to(self.device))
+        losses: dict[str, Tensor] = self.criterion(outputs, masks.to(self.device), objects.to(self.device))
+        return losses
 
-    def preprocess(self, batched_inputs: list[dict[str, Any]]) -> tuple[Tensor, Tensor]:
-        """Normalised frames (B, T, 3, S, S) and audio embeddings (B, T, C), padded to the longest clip."""
-        shapes = {tuple(clip["images"].shape[1:]) for clip in batched_inputs}
-        if len(shapes) > 1:
-            raise AVSInputError(f"a batch holds frames of the shapes {sorted(shapes)}: batch frames of one size")
-        images = pad_sequence([clip["images"].to(self.device) for clip in batched_inputs], batch_first=True)
-        # Padding comes after the audio backbone, whose norms it would disturb.
-        log_mel = [clip["log_mel"].to(self.device) for clip in batched_inputs]
-        embeddings = self.audio_backbone(torch.cat(log_mel)).split([len(examples) for examples in log_mel])
-        return (images - self.pixel_mean) / self.pixel_std, pad_sequence(list(embeddings), batch_first=True)
+    def clip_scores(self, images: list[Tensor], audio: list[Tensor]) -> list[Tensor]:
+        scores = self.segment(pad_sequence(images, batch_first=True), pad_sequence(audio, batch_first=True))
+        return [score[: len(frames)] for score, frames in zip(scores, images, strict=True)]
 
     def predict(self, images: Tensor, audio_embedding: Tensor, frames: Tensor | None = None) -> dict[str, Any]:
         """(B, T, 3, S, S) normalised and (B, T, C) -> outputs of the query decoder, frames clip by clip.
@@ -155,8 +113,3 @@ class TransAVS(nn.Module):
         outputs = self.predict(images, audio_embedding)
         masks = self.resize(outputs["pred_masks"], images.shape[-2:])
         return class_scores(outputs["pred_logits"], masks).unflatten(0, images.shape[:2])
-
-    @staticmethod
-    def resize(maps: Tensor, size: Sequence[int]) -> Tensor:
-        """Bilinear (F, C, h, w) -> (F, C, *size)."""
-        return F.interpolate(maps, size=tuple(size), mode="bilinear", align_corners=False)

@@ -1,0 +1,198 @@
+"""The AVSBench baseline: its linear block against the published product, its decoder, losses and the whole model."""
+
+import pytest
+import torch
+from detectron2.modeling import build_model
+from test_modeling import load_clips
+from torch import nn
+from torch.nn import functional as F
+
+from transavs.modeling.avm import (
+    audio_visual_mapping_loss,
+    hard_mask,
+    masked_vectors,
+    soft_mask,
+    visual_visual_mapping_loss,
+)
+from transavs.modeling.fusion_decoder import DilatedSum, FusionBlock, FusionDecoder, ResidualUnit
+from transavs.modeling.tpavi_block import TPAVIBlock
+
+C, A, T = 12, 7, 3
+
+
+def make_block(audio_bias: bool = True) -> TPAVIBlock:
+    torch.manual_seed(0)
+    block = TPAVIBlock(channels=C, inner_channels=6, audio_dim=A, audio_bias=audio_bias, norm="BN")
+    nn.init.normal_(block.output_norm.weight)
+    nn.init.normal_(block.output_norm.bias)
+    return block
+
+
+def direct(block: TPAVIBlock, visual: torch.Tensor, audio: torch.Tensor | None) -> torch.Tensor:
+    """The published form for clips (B, T, C, H, W): a THW x THW matrix per clip, the sound copied to every pixel."""
+    clips, frames, channels, height, width = visual.shape
+    flat = visual.flatten(0, 1)
+    asked = flat
+    if audio is not None:
+        projected = F.linear(audio, block.align_channel.weight, block.align_channel.bias)
+        asked = projected.flatten(0, 1)[..., None, None].expand(-1, -1, height, width)
+
+    def pixels(convolution: nn.Conv2d, features: torch.Tensor) -> torch.Tensor:
+        return convolution(features).unflatten(0, (clips, frames)).permute(0, 1, 3, 4, 2).flatten(1, 3)
+
+    theta, phi, g = pixels(block.theta, flat), pixels(block.phi, asked), pixels(block.g, flat)
+    attention = theta @ phi.transpose(1, 2) / (frames * height * width)
+    attended = (attention @ g).unflatten(1, (frames, height, width)).permute(0, 1, 4, 2, 3).flatten(0, 1)
+    features = flat + block.output_norm(block.output(attended))
+    return F.layer_norm(
+        features.permute(0, 2, 3, 1), (channels,), block.layer_norm.weight, block.layer_norm.bias
+    ).permute(0, 3, 1, 2)
+
+
+@pytest.mark.parametrize("with_audio", [True, False])
+@pytest.mark.parametrize("audio_bias", [True, False])
+@pytest.mark.parametrize("training", [True, False])
+def test_the_linear_block_equals_the_direct_one(with_audio: bool, audio_bias: bool, training: bool):
+    block = make_block(audio_bias).train(training)
+    visual = torch.randn(2, T, C, 5, 4, requires_grad=True)
+    audio = torch.randn(2, T, A, requires_grad=True) if with_audio else None
+    windows = torch.arange(2).repeat_interleave(T)
+    found, projected = block(visual.flatten(0, 1), windows, 2, None if audio is None else audio.flatten(0, 1))
+    expected = direct(block, visual, audio)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    assert (projected is None) is not with_audio
+    wanted = [visual, *([audio] if audio is not None else []), block.theta.weight, block.g.weight, block.phi.weight]
+    weights = torch.randn_like(found)
+    gradients = [torch.autograd.grad((value * weights).sum(), wanted) for value in (found, expected)]
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5)
+
+
+def test_the_block_starts_as_its_layer_norm():
+    block = TPAVIBlock(channels=C, inner_channels=6, audio_dim=A, audio_bias=True, norm="BN").eval()
+    visual = torch.randn(2, C, 3, 3)
+    found, _ = block(visual, torch.zeros(2, dtype=torch.int64), 1, torch.randn(2, A))
+    torch.testing.assert_close(found, F.layer_norm(visual.permute(0, 2, 3, 1), (C,)).permute(0, 3, 1, 2))
+
+
+def test_windows_do_not_hear_each_other():
+    block = make_block().eval()
+    visual, audio = torch.randn(5, C, 3, 3), torch.randn(5, A)
+    windows = torch.tensor([0, 0, 0, 1, 1])
+    together, _ = block(visual, windows, 2, audio)
+    alone, _ = block(visual[3:], torch.zeros(2, dtype=torch.int64), 1, audio[3:])
+    torch.testing.assert_close(together[3:], alone)
+
+
+def test_residual_units_add_the_rectified_input():
+    unit = ResidualUnit(4)
+    relu = nn.ReLU(inplace=True)
+    features = torch.randn(1, 4, 5, 5)
+
+    def published(x: torch.Tensor) -> torch.Tensor:
+        out = relu(x)  # in place: x is what the skip adds
+        return unit.conv2(relu(unit.conv1(out))) + x
+
+    torch.testing.assert_close(unit(features.clone()), published(features.clone()))
+    assert (features < 0).any()
+
+
+def test_fusion_goes_from_coarse_to_fine_to_full_size():
+    decoder = FusionDecoder(channels=4, num_levels=3, head_channels=(6, 5), num_outputs=2)
+    levels = [torch.randn(1, 4, size, size) for size in (8, 4, 2)]
+    logits = decoder(levels)
+    assert logits.shape == (1, 2, 32, 32)
+    fused = decoder.blocks[0](levels[2])
+    fused = decoder.blocks[2](decoder.blocks[1](fused, levels[1]), levels[0])
+    torch.testing.assert_close(decoder.head(fused), logits)
+    assert decoder.blocks[0].level_unit is None
+    plain = FusionBlock(4, takes_level=True)
+    expected = plain.unit(levels[1] + plain.level_unit(levels[1] * 2))
+    doubled = F.interpolate(expected, size=(8, 8), mode="bilinear", align_corners=True)
+    torch.testing.assert_close(plain(levels[1], levels[1] * 2), doubled)
+
+
+def test_dilated_convolutions_are_summed():
+    layer = DilatedSum(3, 2, (1, 2))
+    features = torch.randn(1, 3, 6, 6)
+    expected = 0
+    for convolution, dilation in zip(layer.convolutions, (1, 2), strict=True):
+        expected = expected + F.conv2d(
+            features, convolution.weight, convolution.bias, padding=dilation, dilation=dilation
+        )
+    torch.testing.assert_close(layer(features), expected)
+
+
+def test_avm_is_the_divergence_of_the_sound_from_the_masked_features():
+    torch.manual_seed(0)
+    features, sound = torch.randn(3, C, 4, 4), torch.randn(3, C)
+    masks = (torch.rand(3, 1, 4, 4) > 0.5).float()
+    vectors, fair = masked_vectors(features, masks), masked_vectors(features, masks, over_mask=True)
+    for f in range(3):
+        inside = features[f][:, masks[f, 0] > 0]
+        torch.testing.assert_close(vectors[f], inside.sum(1) / 16)
+        torch.testing.assert_close(fair[f], inside.mean(1))
+    p, q = sound.softmax(1), vectors.softmax(1)
+    expected = (p * (p / q).log()).sum(1)
+    torch.testing.assert_close(audio_visual_mapping_loss(vectors, sound), expected)
+    torch.testing.assert_close(audio_visual_mapping_loss(sound, sound), torch.zeros(3))
+
+
+def test_avm_vv_looks_at_the_frame_that_sounds_most_alike():
+    vectors, audio = torch.randn(4, C), torch.tensor([[0.0], [10.0], [1.0], [9.5]])
+    partners = torch.tensor([2, 3, 0, 1])
+    expected = audio_visual_mapping_loss(vectors, vectors[partners])
+    torch.testing.assert_close(visual_visual_mapping_loss(vectors, audio), expected)
+
+
+def test_masks_of_avm():
+    logits = torch.randn(2, 1, 8, 8, requires_grad=True)
+    soft = soft_mask(logits, (2, 2))
+    torch.testing.assert_close(soft[0, 0, 0, 1], logits[0, 0, :4, 4:].mean().sigmoid())
+    assert soft.requires_grad
+    classes = torch.zeros(1, 3, 4, 4, requires_grad=True)
+    with torch.no_grad():
+        classes[0, 2, :2] = 5
+        classes[0, 0, 2:] = 5
+    hard = hard_mask(classes, (2, 2))
+    assert hard[0, 0].tolist() == [[1, 1], [0, 0]]
+    assert not hard.requires_grad
+
+
+@pytest.fixture
+def tpavi_cfg(tiny_cfg):
+    tiny_cfg.MODEL.META_ARCHITECTURE = "TPAVI"
+    tiny_cfg.MODEL.TPAVI.HEAD_CHANNELS = [8, 8]
+    tiny_cfg.MODEL.TPAVI.AVM_WEIGHT = 0.5
+    return tiny_cfg
+
+
+def test_segment_gives_logits_at_the_size_of_the_input(tpavi_cfg):
+    model = build_model(tpavi_cfg).eval()
+    images, audio = torch.randn(2, 5, 3, 32, 32), torch.randn(2, 5, model.audio_backbone.embed_dim)
+    with torch.no_grad():
+        logits = model.segment(images, audio)
+        assert logits.shape == (2, 5, 1, 32, 32)
+        torch.testing.assert_close(model.segment(images[:1], audio[:1]), logits[:1], rtol=1e-4, atol=1e-4)
+    tpavi_cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = 4
+    assert build_model(tpavi_cfg).eval().segment(images, audio).shape == (2, 5, 4, 32, 32)
+
+
+@pytest.mark.parametrize("avm_visual", [False, True])
+def test_tpavi_trains_and_scores(tpavi_cfg, ms3_records: list[dict], avm_visual: bool):
+    tpavi_cfg.MODEL.TPAVI.AVM_VISUAL = avm_visual
+    tpavi_cfg.MODEL.TPAVI.VISUAL_VISUAL = True
+    model = build_model(tpavi_cfg).train()
+    for block in model.blocks.values():
+        nn.init.ones_(block.output_norm.weight)  # zero at the start, which keeps gradients from theta, phi and g
+    losses = model(load_clips(tpavi_cfg, ms3_records, is_train=True))
+    assert set(losses) == {"loss_mask", "loss_avm"}
+    sum(losses.values()).backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+    model.eval()
+    clips = load_clips(tpavi_cfg, ms3_records, is_train=False)
+    with torch.no_grad():
+        for clip, output in zip(clips, model(clips), strict=True):
+            assert output["sem_seg"].shape == (5, 2, 40, 40)
+            torch.testing.assert_close(output["sem_seg"].sum(1), torch.ones(5, 40, 40))
+            torch.testing.assert_close(output["sem_seg"], model([clip])[0]["sem_seg"], rtol=1e-3, atol=1e-4)

@@ -1,0 +1,86 @@
+"""What the meta-architectures share: clips in, losses or scores per clip out.
+
+Shape legend: T frames of a clip, S x S the network input, H x W a clip's own size, K classes, C audio channels.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from transavs.errors import AVSInputError
+
+
+class AVSModel(nn.Module):
+    """Base of the meta-architectures; they offer ``losses``, ``clip_scores`` and ``segment``."""
+
+    pixel_mean: Tensor
+    pixel_std: Tensor
+
+    def __init__(
+        self, *, backbone: nn.Module, audio_backbone: nn.Module, pixel_mean: list[float], pixel_std: list[float]
+    ):
+        """
+        Args:
+            backbone: detectron2 backbone, (F, 3, S, S) -> features by name.
+            audio_backbone: (M, 1, 96, 64) -> (M, C).
+            pixel_mean, pixel_std: per channel, on the scale 0 ... 255.
+        """
+        super().__init__()
+        self.backbone = backbone
+        self.audio_backbone = audio_backbone
+        self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), persistent=False)
+        self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), persistent=False)
+
+    @property
+    def device(self) -> torch.device:
+        return self.pixel_mean.device
+
+    def forward(self, batched_inputs: list[dict[str, Any]]) -> dict[str, Tensor] | list[dict[str, Tensor]]:
+        """
+        Args:
+            batched_inputs: clips as :class:`transavs.data.dataset_mapper.AVSDatasetMapper` makes them, of any T and all
+                with the same S.
+
+        Returns:
+            when training, weighted losses by name; else per clip ``{"sem_seg": float (T, K, H, W) in [0, 1]}``.
+        """
+        images, audio = self.prepare(batched_inputs)
+        if self.training:
+            return self.losses(images, audio, batched_inputs)
+        return [
+            {"sem_seg": self.resize(scores, (clip["height"], clip["width"]))}
+            for scores, clip in zip(self.clip_scores(images, audio), batched_inputs, strict=True)
+        ]
+
+    def prepare(self, batched_inputs: list[dict[str, Any]]) -> tuple[list[Tensor], list[Tensor]]:
+        """Normalised frames (T, 3, S, S) and audio embeddings (T, C) of each clip."""
+        shapes = {tuple(clip["images"].shape[1:]) for clip in batched_inputs}
+        if len(shapes) > 1:
+            raise AVSInputError(f"a batch holds frames of the shapes {sorted(shapes)}: batch frames of one size")
+        images = [(clip["images"].to(self.device) - self.pixel_mean) / self.pixel_std for clip in batched_inputs]
+        log_mel = [clip["log_mel"].to(self.device) for clip in batched_inputs]
+        audio = self.audio_backbone(torch.cat(log_mel)).split([len(examples) for examples in log_mel])
+        return images, list(audio)
+
+    def losses(
+        self, images: list[Tensor], audio: list[Tensor], batched_inputs: list[dict[str, Any]]
+    ) -> dict[str, Tensor]:
+        """Weighted losses by name.
+
+        Args:
+            images, audio: of :meth:`prepare`.
+            batched_inputs: the same clips, with ``labeled_frames``, ``masks`` and ``objects``.
+        """
+        raise NotImplementedError
+
+    def clip_scores(self, images: list[Tensor], audio: list[Tensor]) -> list[Tensor]:
+        """Scores in [0, 1], (T, K, S, S) of each clip, summing to 1 over K; takes what :meth:`prepare` gives."""
+        raise NotImplementedError
+
+    @staticmethod
+    def resize(maps: Tensor, size: Sequence[int]) -> Tensor:
+        """Bilinear (F, C, h, w) -> (F, C, *size)."""
+        return F.interpolate(maps, size=tuple(size), mode="bilinear", align_corners=False)

@@ -1,0 +1,204 @@
+"""TPAVI, the baseline of AVSBench (arXiv 2301.13190), as a detectron2 meta-architecture.
+
+Shape legend: F frames of a batch, T of a clip, S x S the network input, K classes, C channels, A audio channels.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode, configurable
+from detectron2.modeling import META_ARCH_REGISTRY, build_backbone
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from transavs.modeling.audio_backbone import build_audio_backbone
+from transavs.modeling.avm import (
+    audio_visual_mapping_loss,
+    hard_mask,
+    masked_vectors,
+    soft_mask,
+    visual_visual_mapping_loss,
+)
+from transavs.modeling.base import AVSModel
+from transavs.modeling.fusion_decoder import DilatedSum, FusionDecoder
+from transavs.modeling.losses import share_of_frames
+from transavs.modeling.tpavi_block import TPAVIBlock
+
+
+@META_ARCH_REGISTRY.register()
+class TPAVI(AVSModel):
+    """Every level of the image asks the sound of its window of frames, and a decoder fuses the levels."""
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        dilated: Sequence[nn.Module],
+        blocks: dict[int, TPAVIBlock],
+        decoder: nn.Module,
+        in_features: Sequence[str],
+        window: int,
+        audio_visual: bool,
+        visual_visual: bool,
+        avm_weight: float,
+        avm_visual: bool,
+        **parts: Any,
+    ):
+        """
+        Args:
+            dilated: one module per level, fine to coarse.
+            blocks: by level, those that interact with the sound.
+            decoder: levels, fine to coarse -> logits (F, K or 1, S, S).
+            in_features: names of the backbone's features, fine to coarse.
+            window: frames that share one interaction.
+            audio_visual, visual_visual: what the blocks compute; both are averaged.
+            avm_weight: of the AVM loss; 0 leaves it out.
+            avm_visual: the nearest-neighbour form (AVM-VV) in place of AVM-AV.
+            parts: of :class:`transavs.modeling.base.AVSModel`.
+        """
+        super().__init__(**parts)
+        self.dilated = nn.ModuleList(dilated)
+        self.blocks = nn.ModuleDict({str(level): block for level, block in blocks.items()})
+        self.decoder = decoder
+        self.in_features = in_features
+        self.window = window
+        self.audio_visual, self.visual_visual = audio_visual, visual_visual
+        self.avm_weight, self.avm_visual = avm_weight, avm_visual
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        settings, head = cfg.MODEL.TPAVI, cfg.MODEL.SEM_SEG_HEAD
+        backbone, audio_backbone = build_backbone(cfg), build_audio_backbone(cfg)
+        shapes = backbone.output_shape()
+        channels = head.CONVS_DIM
+        blocks = {
+            level: TPAVIBlock(
+                channels=channels,
+                inner_channels=channels // 2,
+                audio_dim=audio_backbone.embed_dim,
+                audio_bias=settings.AUDIO_BIAS,
+                norm=head.NORM,
+            )
+            for level in settings.STAGES
+        }
+        return {
+            "backbone": backbone,
+            "audio_backbone": audio_backbone,
+            "dilated": [DilatedSum(shapes[name].channels, channels, settings.DILATIONS) for name in head.IN_FEATURES],
+            "blocks": blocks,
+            "decoder": FusionDecoder(
+                channels=channels,
+                num_levels=len(head.IN_FEATURES),
+                head_channels=settings.HEAD_CHANNELS,
+                num_outputs=1 if head.NUM_CLASSES == 2 else head.NUM_CLASSES,
+            ),
+            "in_features": head.IN_FEATURES,
+            "window": settings.WINDOW,
+            "audio_visual": settings.AUDIO_VISUAL,
+            "visual_visual": settings.VISUAL_VISUAL,
+            "avm_weight": settings.AVM_WEIGHT,
+            "avm_visual": settings.AVM_VISUAL,
+            "pixel_mean": cfg.MODEL.PIXEL_MEAN,
+            "pixel_std": cfg.MODEL.PIXEL_STD,
+        }
+
+    def losses(
+        self, images: list[Tensor], audio: list[Tensor], batched_inputs: list[dict[str, Any]]
+    ) -> dict[str, Tensor]:
+        lengths = [len(frames) for frames in images]
+        starts = torch.tensor([0, *lengths[:-1]]).cumsum(0)
+        labeled = torch.cat([s + clip["labeled_frames"] for s, clip in zip(starts, batched_inputs, strict=True)])
+        labeled = labeled.to(self.device)
+        masks = torch.cat([clip["masks"] for clip in batched_inputs]).to(self.device)
+        logits, maps, sounds = self.predict(torch.cat(images), torch.cat(audio), lengths)
+        share = share_of_frames(len(masks), self.device)
+        losses = {"loss_mask": share * segmentation_loss(logits[labeled], masks)}
+        if self.avm_weight and sounds:
+            per_level = [
+                self.mapping_loss(logits[labeled], maps[level][labeled], sound[labeled])
+                for level, sound in sounds.items()
+            ]
+            losses["loss_avm"] = self.avm_weight * torch.stack(per_level).mean()
+        return losses
+
+    def mapping_loss(self, logits: Tensor, features: Tensor, sound: Tensor) -> Tensor:
+        """AVM of one level: AVSBench sums it over the frames of the batch, or, with classes, takes their mean."""
+        size = (features.shape[2], features.shape[3])
+        has_classes = logits.shape[1] > 1
+        vectors = masked_vectors(features, hard_mask(logits, size) if has_classes else soft_mask(logits, size))
+        mapping = visual_visual_mapping_loss if self.avm_visual else audio_visual_mapping_loss
+        per_frame = mapping(vectors, sound)
+        return per_frame.mean() if has_classes else per_frame.sum()
+
+    def predict(
+        self, frames: Tensor, audio: Tensor, lengths: Sequence[int]
+    ) -> tuple[Tensor, list[Tensor], dict[int, Tensor]]:
+        """
+        Args:
+            frames: normalised, (F, 3, S, S), clip by clip.
+            audio: (F, A).
+            lengths: T of each clip.
+
+        Returns:
+            logits (F, K or 1, S, S), the levels as AVM sees them (F, C, h_i, w_i), fine to coarse, and by level the
+            projected sound (F, C).
+        """
+        windows, count = self.window_indices(lengths)
+        features = self.backbone(frames)
+        levels = [layer(features[name]) for layer, name in zip(self.dilated, self.in_features, strict=True)]
+        sounds: dict[int, Tensor] = {}
+        for name, block in self.blocks.items():
+            level, results = int(name), []
+            if self.visual_visual:
+                results.append(block(levels[level], windows, count)[0])
+            if self.audio_visual:
+                result, sounds[level] = block(levels[level], windows, count, audio)
+                results.append(result)
+            levels[level] = torch.stack(results).mean(0)
+        # AVSBench's in-place ReLU reaches the features that AVM looks at.
+        return self.decoder(levels), [level.relu() for level in levels], sounds
+
+    def window_indices(self, lengths: Sequence[int]) -> tuple[Tensor, int]:
+        """The window of each frame, int64 (F,), and their number; no window holds frames of two clips."""
+        windows: list[int] = []
+        count = 0
+        for length in lengths:
+            windows += [count + frame // self.window for frame in range(length)]
+            count = windows[-1] + 1
+        return torch.tensor(windows, device=self.device), count
+
+    def segment(self, images: Tensor, audio_embedding: Tensor) -> Tensor:
+        """
+        Args:
+            images: normalised frames (B, T, 3, S, S).
+            audio_embedding: (B, T, A), one second per frame.
+
+        Returns:
+            logits (B, T, K, S, S); for K = 2 the one logit of "sounding", (B, T, 1, S, S).
+        """
+        clips, length = images.shape[:2]
+        logits, _, _ = self.predict(images.flatten(0, 1), audio_embedding.flatten(0, 1), [length] * clips)
+        return logits.unflatten(0, (clips, length))
+
+    def clip_scores(self, images: list[Tensor], audio: list[Tensor]) -> list[Tensor]:
+        lengths = [len(frames) for frames in images]
+        logits, _, _ = self.predict(torch.cat(images), torch.cat(audio), lengths)
+        if logits.shape[1] == 1:
+            sounding = logits.sigmoid()
+            scores = torch.cat([1 - sounding, sounding], 1)
+        else:
+            scores = logits.softmax(1)
+        return list(scores.split(lengths))
+
+
+def segmentation_loss(logits: Tensor, masks: Tensor) -> Tensor:
+    """Binary cross-entropy of one logit, or cross-entropy of K: the mean over pixels and frames.
+
+    Args:
+        logits: (F, K or 1, H, W).
+        masks: int64 class ids (F, H, W).
+    """
+    if logits.shape[1] == 1:
+        return F.binary_cross_entropy_with_logits(logits[:, 0].float(), masks.float())
+    return F.cross_entropy(logits.float(), masks)
