@@ -1,5 +1,6 @@
 """Foreign weights: the converted model must compute what the original computes."""
 
+import re
 import shlex
 from pathlib import Path
 
@@ -11,10 +12,12 @@ import torch
 import torchvision
 from conftest import REPOSITORY
 from detectron2.config import get_cfg
-from detectron2.modeling import build_backbone
+from detectron2.modeling import build_backbone, build_model
+from published_tpavi import PublishedTPAVI
 from test_tools import run_tool
 
 from transavs import AVSInputError
+from transavs.checkpoint import load_weights
 from transavs.config import load_config
 from transavs.conversion import convert_weights, read_state
 from transavs.modeling import TimmBackbone, VGGish
@@ -146,3 +149,28 @@ def test_the_tool_reports_and_refuses(tmp_path: Path):
     done = run_tool("tools/convert_weights.py", "torchvision", tmp_path / "in.pth", tmp_path / "out.pth")
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1].startswith(f"error: {tmp_path}/in.pth cannot be read as weights")
+
+
+@pytest.mark.parametrize(("subset", "outputs", "frames"), [("s4", 1, 5), ("avss", 71, 10)])
+def test_avsbench_checkpoints_compute_the_same(tmp_path: Path, subset: str, outputs: int, frames: int):
+    torch.manual_seed(0)
+    published = PublishedTPAVI(outputs, audio_bias=subset != "avss").eval()
+    for module in published.modules():
+        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+            module.running_mean.normal_(0, 0.1)
+            module.running_var.uniform_(0.5, 1.5)
+    torch.save({f"module.{name}": value for name, value in published.state_dict().items()}, tmp_path / "in.pth")
+    conversion = convert_weights("avsbench", tmp_path / "in.pth", tmp_path / "out.pth")
+    assert all(re.match(r"resnet\.layer[34]_2\.|path4\.resConfUnit1\.", name) for name in conversion.unused)
+    cfg = load_config(REPOSITORY / f"configs/tpavi/{subset}_r50.yaml", ["MODEL.DEVICE", "cpu"])
+    cfg.MODEL.AUDIO_BACKBONE.NAME = "SmallAudioNet"
+    ours = build_model(cfg).eval()
+    load_weights(ours, str(tmp_path), str(tmp_path / "out.pth"))
+    images, audio = torch.randn(1, frames, 3, 64, 64), torch.rand(1, frames, 128)
+    with torch.no_grad():
+        expected = published(images[0], audio[0])
+        torch.testing.assert_close(ours.segment(images, audio)[0], expected, rtol=1e-4, atol=1e-4)
+    assert expected.std() > 1e-3
+    # All that our model has beside the sound's own network came from the file.
+    ours_names = {name for name in ours.state_dict() if not name.startswith("audio_backbone.")}
+    assert ours_names - {name for name in ours_names if "num_batches" in name} <= set(conversion.state)

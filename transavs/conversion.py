@@ -1,4 +1,4 @@
-"""Foreign weights -> ours: torchvision ResNets, timm models, torchvggish."""
+"""Foreign weights -> ours: torchvision ResNets, timm models, torchvggish, AVSBench's TPAVI."""
 
 import os
 import re
@@ -19,7 +19,8 @@ from transavs.modeling.vggish import VGGish
 State = dict[str, Tensor]
 
 VISUAL_PREFIX = "backbone."  # of the visual backbone in both meta-architectures
-TORCHVISION_RULES = (
+Rules = tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...]
+TORCHVISION_RULES: Rules = (
     (r"^conv1\.", "stem.conv1."),
     (r"^bn1\.", "stem.conv1.norm."),
     (r"^layer([1-4])\.", lambda match: f"res{int(match[1]) + 1}."),
@@ -28,6 +29,17 @@ TORCHVISION_RULES = (
     (r"\.bn([1-3])\.", r".conv\1.norm."),
 )
 
+AVSBENCH_RULES: Rules = (
+    (r"^conv([1-4])\.conv2d_list\.", lambda match: f"dilated.{int(match[1]) - 1}.convolutions."),
+    (r"^path([1-4])\.resConfUnit1\.", lambda match: f"decoder.blocks.{4 - int(match[1])}.level_unit."),
+    (r"^path([1-4])\.resConfUnit2\.", lambda match: f"decoder.blocks.{4 - int(match[1])}.unit."),
+    (r"^output_conv\.", "decoder.head."),
+    (r"^tpavi_b([1-4])\.", lambda match: f"blocks.{int(match[1]) - 1}."),
+    (r"\.W_z\.0\.", ".output."),
+    (r"\.W_z\.1\.", ".output_norm."),
+    (r"\.norm_layer\.", ".layer_norm."),
+)
+AVSBENCH_UNREACHED = r"^resnet\.layer[34]_2\.|^resnet\.fc\.|^path4\.resConfUnit1\.|^encoder_backbone\.head\."
 # RGB, each channel to mean 0 and deviation 1, and the stride in the 3x3 convolution.
 TORCHVISION_SETTINGS = (
     *("MODEL.RESNETS.STRIDE_IN_1X1", "False", "INPUT.FORMAT", "RGB"),
@@ -79,14 +91,18 @@ def convert_torchvision(path: str | Path, model: str | None) -> Conversion:
     """A torchvision ResNet as detectron2's ResNet (STRIDE_IN_1X1 False), for MODEL.WEIGHTS; ``model`` is not used."""
     state, unused = {}, []
     for name, value in read_state(path).items():
-        renamed = name
-        for pattern, replacement in TORCHVISION_RULES:
-            renamed = re.sub(pattern, replacement, renamed)
+        renamed = _rename(name, TORCHVISION_RULES)
         if re.match(r"(stem|res[2-5])\.", renamed):
             state[VISUAL_PREFIX + renamed] = value
         else:
             unused.append(name)
     return Conversion(state, unused, "MODEL.WEIGHTS", TORCHVISION_SETTINGS)
+
+
+def _rename(name: str, rules: Rules) -> str:
+    for pattern, replacement in rules:
+        name = re.sub(pattern, replacement, name)
+    return name
 
 
 def convert_timm(path: str | Path, model: str | None) -> Conversion:
@@ -129,10 +145,36 @@ def convert_torchvggish(path: str | Path, model: str | None) -> Conversion:
     return Conversion(state, sorted(found.keys() - state.keys()), "MODEL.AUDIO_BACKBONE.WEIGHTS")
 
 
+def convert_avsbench(path: str | Path, model: str | None) -> Conversion:
+    """A published TPAVI checkpoint (S4, MS3 or AVSS; R50 or PVT-v2-b5), for MODEL.WEIGHTS with its config of configs/tpavi;
+    ``model`` is not used.
+
+    Left out is what no forward pass reaches: the encoder's second branch and the first unit of the coarsest fusion.
+    """
+    state, unused, transformer = {}, [], {}
+    for name, value in read_state(path).items():
+        if re.search(AVSBENCH_UNREACHED, name):
+            unused.append(name)
+        elif name.startswith("encoder_backbone."):
+            transformer[name.removeprefix("encoder_backbone.")] = value
+        elif name.startswith("resnet."):
+            renamed = re.sub(r"^layer([34])_1\.", r"layer\1.", name.removeprefix("resnet."))
+            state[VISUAL_PREFIX + _rename(renamed, TORCHVISION_RULES)] = value
+        elif (renamed := _rename(name, AVSBENCH_RULES)) != name:
+            state[renamed] = value.flatten(3) if value.ndim == 5 else value  # 1 x 1 x 1 convolutions are 1 x 1 here
+        else:
+            unused.append(name)
+    for name, value in timm.models.pvt_v2.checkpoint_filter_fn(transformer, None).items():
+        stage = re.sub(r"^stages\.([0-9])", r"stages_\1", name)
+        state[f"{VISUAL_PREFIX}body.{stage}"] = value
+    return Conversion(state, unused, "MODEL.WEIGHTS")
+
+
 KINDS: dict[str, Callable[[str | Path, str | None], Conversion]] = {
     "torchvision": convert_torchvision,
     "timm": convert_timm,
     "torchvggish": convert_torchvggish,
+    "avsbench": convert_avsbench,
 }
 
 
