@@ -15,7 +15,7 @@ from transavs.data.avsbench import register_all_avsbench
 from transavs.engine import AVSTrainer
 
 CONFIGS = REPOSITORY / "configs"
-NAMED = sorted(path for folder in ("", "cpu") for path in (CONFIGS / folder).glob("*.yaml") if "Base" not in path.name)
+NAMED = sorted(path for folder in ("", "cpu", "tpavi") for path in (CONFIGS / folder).glob("*.yaml") if "Base" not in path.name)
 ABLATIONS = sorted((CONFIGS / "ablations").rglob("*.yaml"))
 # Full models on small pictures, few clips and no foreign weights.
 REDUCED = [
@@ -52,7 +52,7 @@ def train_two_iterations(config: Path, output: Path) -> None:
 
 
 @pytest.mark.usefixtures("tiny_catalog")
-@pytest.mark.parametrize("config", NAMED, ids=lambda path: path.stem)
+@pytest.mark.parametrize("config", NAMED, ids=lambda path: f"{path.parent.name}-{path.stem}")
 def test_every_named_config_trains(config: Path, tmp_path: Path):
     train_two_iterations(config, tmp_path)
 

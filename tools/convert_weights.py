@@ -4,6 +4,7 @@
 torchvision: a ResNet (resnet50-*.pth, resnet101-*.pth), for MODEL.WEIGHTS.
 timm: weights of a timm model, named with --model, for MODEL.WEIGHTS with build_timm_backbone.
 torchvggish: vggish-10086976.pth, for MODEL.AUDIO_BACKBONE.WEIGHTS.
+avsbench: a published TPAVI checkpoint, for MODEL.WEIGHTS with configs/tpavi.
 """
 
 import argparse

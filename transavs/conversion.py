@@ -146,8 +146,7 @@ def convert_torchvggish(path: str | Path, model: str | None) -> Conversion:
 
 
 def convert_avsbench(path: str | Path, model: str | None) -> Conversion:
-    """A published TPAVI checkpoint (S4, MS3 or AVSS; R50 or PVT-v2-b5), for MODEL.WEIGHTS with its config of configs/tpavi;
-    ``model`` is not used.
+    """A published TPAVI checkpoint (R50 or PVT-v2-b5), for MODEL.WEIGHTS with configs/tpavi; ``model`` is not used.
 
     Left out is what no forward pass reaches: the encoder's second branch and the first unit of the coarsest fusion.
     """
