@@ -15,7 +15,8 @@ from transavs.data.avsbench import register_all_avsbench
 from transavs.engine import AVSTrainer
 
 CONFIGS = REPOSITORY / "configs"
-NAMED = sorted(path for folder in ("", "cpu", "tpavi") for path in (CONFIGS / folder).glob("*.yaml") if "Base" not in path.name)
+FOLDERS = [CONFIGS, CONFIGS / "cpu", CONFIGS / "tpavi"]
+NAMED = sorted(path for folder in FOLDERS for path in folder.glob("*.yaml") if not path.name.startswith("Base"))
 ABLATIONS = sorted((CONFIGS / "ablations").rglob("*.yaml"))
 # Full models on small pictures, few clips and no foreign weights.
 REDUCED = [
