@@ -58,9 +58,9 @@ def draw_clips(clips: list[ClipPicture], path: str | Path) -> None:
     blocks = figure.subfigures(rows, columns, squeeze=False, wspace=0.03, hspace=0.02).flat
     for block, clip in zip(blocks, clips, strict=False):
         block.suptitle(clip.title, fontsize=10)
-        axes = block.subplots(
-            len(names), len(clip.frames), squeeze=False, gridspec_kw={"height_ratios": [0.7, 1, 1, 1]}
-        )
+        axes = block.subplots(len(names), seconds, squeeze=False, gridspec_kw={"height_ratios": [0.7, 1, 1, 1]})
+        for axis in axes[:, len(clip.frames) :].flat:  # of a clip shorter than others
+            axis.axis("off")
         for second, frame in enumerate(clip.frames):
             heard, seen, truth, predicted = axes[:, second]
             heard.imshow(clip.log_mel[second].T, origin="lower", aspect="auto", cmap="magma", vmin=SILENCE, vmax=LOUD)
