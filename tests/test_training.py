@@ -16,6 +16,7 @@ from transavs.engine import AVSTrainer
 
 CONFIGS = REPOSITORY / "configs"
 NAMED = sorted(p for folder in (CONFIGS, CONFIGS / "cpu") for p in folder.glob("*.yaml") if "Base" not in p.name)
+LARGE = [path for path in NAMED if path.stem.endswith(("_r101", "_swinb"))]
 OTHERS = sorted(p for folder in ("ablations", "tpavi") for p in (CONFIGS / folder).rglob("*.yaml"))
 # Full models on small pictures, few clips and no foreign weights.
 REDUCED = [
@@ -52,7 +53,11 @@ def train_two_iterations(config: Path, output: Path) -> None:
 
 
 @pytest.mark.usefixtures("tiny_catalog")
-@pytest.mark.parametrize("config", NAMED, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "config",
+    [pytest.param(path, marks=[pytest.mark.slow] if path in LARGE else []) for path in NAMED],
+    ids=lambda path: path.stem,
+)
 def test_every_named_config_trains(config: Path, tmp_path: Path):
     train_two_iterations(config, tmp_path)
 
