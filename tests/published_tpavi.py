@@ -5,6 +5,7 @@ Parameter names are the checkpoint's; the interaction is formed as a matrix of a
 
 import torch
 import torchvision
+from published_pvt import WIDTHS, PublishedPVT
 from torch import nn
 from torch.nn import functional as F
 
@@ -81,11 +82,12 @@ class Interaction(nn.Module):
 
 
 class PublishedTPAVI(nn.Module):
-    def __init__(self, outputs: int, audio_bias: bool, frames: int = 5):
+    def __init__(self, outputs: int, audio_bias: bool, encoder: str = "resnet", frames: int = 5):
+        """``encoder``: "resnet" (R50) or "encoder_backbone" (PVT-v2-b5), as the parameters' names begin."""
         super().__init__()
-        self.frames = frames
-        self.resnet = Encoder()
-        for number, inputs in enumerate((256, 512, 1024, 2048), start=1):
+        self.frames, self.encoder = frames, encoder
+        self.add_module(encoder, Encoder() if encoder == "resnet" else PublishedPVT())
+        for number, inputs in enumerate((256, 512, 1024, 2048) if encoder == "resnet" else WIDTHS, start=1):
             self.add_module(f"conv{number}", Dilated(inputs))
             self.add_module(f"path{number}", Path())
             self.add_module(f"tpavi_b{number}", Interaction(audio_bias))
@@ -100,7 +102,7 @@ class PublishedTPAVI(nn.Module):
     def forward(self, images: torch.Tensor, audio: torch.Tensor) -> torch.Tensor:
         """Frames (F, 3, S, S) and (F, 128) -> logits (F, outputs, S, S)."""
         levels = []
-        for number, features in enumerate(self.resnet(images), start=1):
+        for number, features in enumerate(getattr(self, self.encoder)(images), start=1):
             level = getattr(self, f"conv{number}")(features).unflatten(0, (-1, self.frames)).transpose(1, 2)
             level = getattr(self, f"tpavi_b{number}")(level, audio.unflatten(0, (-1, self.frames)))
             levels.append(level.transpose(1, 2).flatten(0, 1).contiguous())
@@ -108,3 +110,33 @@ class PublishedTPAVI(nn.Module):
         for number in (3, 2, 1):
             fused = getattr(self, f"path{number}")(fused, levels[number - 1])
         return self.output_conv(fused)
+
+
+def direct_interaction(block: nn.Module, visual: torch.Tensor, audio: torch.Tensor | None) -> torch.Tensor:
+    """A :class:`transavs.modeling.tpavi_block.TPAVIBlock` in the published form.
+
+    Args:
+        block: whose parameters to use.
+        visual: clips (B, T, C, H, W).
+        audio: (B, T, A), copied to every pixel; or None.
+
+    Returns:
+        (B * T, C, H, W), by way of a THW x THW matrix per clip.
+    """
+    clips, frames, channels, height, width = visual.shape
+    flat = visual.flatten(0, 1)
+    asked = flat
+    if audio is not None:
+        projected = F.linear(audio, block.align_channel.weight, block.align_channel.bias)
+        asked = projected.flatten(0, 1)[..., None, None].expand(-1, -1, height, width)
+
+    def pixels(layer: nn.Linear, features: torch.Tensor) -> torch.Tensor:
+        return layer(features.permute(0, 2, 3, 1)).unflatten(0, (clips, frames)).flatten(1, 3)
+
+    theta, phi, g = pixels(block.theta, flat), pixels(block.phi, asked), pixels(block.g, flat)
+    attention = theta @ phi.transpose(1, 2) / (frames * height * width)
+    attended = block.output(attention @ g).unflatten(1, (frames, height, width)).permute(0, 1, 4, 2, 3)
+    features = flat + block.output_norm(attended.flatten(0, 1))
+    return F.layer_norm(
+        features.permute(0, 2, 3, 1), (channels,), block.layer_norm.weight, block.layer_norm.bias
+    ).permute(0, 3, 1, 2)

@@ -10,7 +10,7 @@ from PIL import Image
 from test_tools import run_tool
 
 from transavs import AVSInputError
-from transavs.engine.ablation import draw_runs, plan, tabulate_runs, write_tables
+from transavs.engine.ablation import collect, draw_runs, plan, tabulate_runs, write_tables
 
 CPU = REPOSITORY / "configs/ablations/cpu"
 
@@ -29,27 +29,28 @@ def test_table_has_means_and_spreads_by_row_and_test_set(tmp_path: Path):
     write_results(tmp_path / "s4_n100_increasing/seed1", J=80.0, F=90.0)
     write_results(tmp_path / "s4_n100_increasing/seed2", J=82.0, F=90.0)
     write_results(tmp_path / "ms3_n100_increasing/seed1", J=50.0, F=60.0)
-    header, rows = tabulate_runs(runs, ["J", "F"])
+    values = collect(runs, ["J", "F"])
+    header, rows = tabulate_runs(runs, values)
     assert header == ["run", "seeds", *(f"avsbench_{s}_test {m}" for s in ("s4", "ms3") for m in ("J", "F"))]
     assert rows == [
         ["n100_increasing", "2", "81.0 ± 1.4", "90.0 ± 0.0", "50.0", "60.0"],
         ["n500_increasing", "0", "-", "-", "-", "-"],
     ]
     keys = ("MODEL.TRANSAVS.NUM_OBJECT_QUERIES", "MODEL.TRANSAVS.DELTA_1")
-    header, rows = tabulate_runs(runs, ["J"], keys)
+    header, rows = tabulate_runs(runs, values, keys)
     assert header[:4] == ["run", "NUM_OBJECT_QUERIES", "DELTA_1", "seeds"]
     assert rows[1][:4] == ["n500_increasing", "500", "[0.55, 0.65]", "0"]
     with pytest.raises(AVSInputError, match=r"MODEL\.NOTHING is no key"):
-        tabulate_runs(runs, ["J"], ["MODEL.NOTHING"])
-    header, rows = tabulate_runs(runs, ["J", "F"])
+        tabulate_runs(runs, values, ["MODEL.NOTHING"])
+    header, rows = tabulate_runs(runs, values)
     text = write_tables(header, rows, tmp_path)
     assert (tmp_path / "table.txt").read_text() == text + "\n"
     with open(tmp_path / "table.csv", encoding="utf-8") as file:
         assert list(csv.reader(file)) == [header, *rows]
     assert (tmp_path / "table.md").read_text().count("|\n") == 4
     with pytest.raises(AVSInputError, match=r"results\.json has no mIoU: choose metrics from J, F"):
-        tabulate_runs(runs, ["mIoU"])
-    draw_runs(runs, "J", tmp_path)
+        collect(runs, ["mIoU"])
+    draw_runs(values, "J", tmp_path)
     with Image.open(tmp_path / "table.png") as figure:
         assert figure.width > 600
         assert len(figure.convert("RGB").getcolors(2**20)) > 20

@@ -151,19 +151,32 @@ def test_the_tool_reports_and_refuses(tmp_path: Path):
     assert done.stderr.splitlines()[-1].startswith(f"error: {tmp_path}/in.pth cannot be read as weights")
 
 
-@pytest.mark.parametrize(("subset", "outputs", "frames"), [("s4", 1, 5), ("avss", 71, 10)])
-def test_avsbench_checkpoints_compute_the_same(tmp_path: Path, subset: str, outputs: int, frames: int):
+@pytest.mark.parametrize(
+    ("config", "outputs", "frames"),
+    [
+        ("ms3_r50", 1, 5),
+        ("ms3_pvtv2b5", 1, 5),
+        pytest.param("s4_r50", 1, 5, marks=pytest.mark.slow),
+        pytest.param("avss_r50", 71, 10, marks=pytest.mark.slow),
+        pytest.param("s4_pvtv2b5", 1, 5, marks=pytest.mark.slow),
+        pytest.param("avss_pvtv2b5", 71, 10, marks=pytest.mark.slow),
+    ],
+)
+def test_avsbench_checkpoints_compute_the_same(tmp_path: Path, config: str, outputs: int, frames: int):
     torch.manual_seed(0)
-    published = PublishedTPAVI(outputs, audio_bias=subset != "avss").eval()
+    encoder = "resnet" if config.endswith("_r50") else "encoder_backbone"
+    published = PublishedTPAVI(outputs, audio_bias=not config.startswith("avss"), encoder=encoder).eval()
     for module in published.modules():
         if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
             module.running_mean.normal_(0, 0.1)
             module.running_var.uniform_(0.5, 1.5)
     torch.save({f"module.{name}": value for name, value in published.state_dict().items()}, tmp_path / "in.pth")
     conversion = convert_weights("avsbench", tmp_path / "in.pth", tmp_path / "out.pth")
-    assert all(re.match(r"resnet\.layer[34]_2\.|path4\.resConfUnit1\.", name) for name in conversion.unused)
-    cfg = load_config(REPOSITORY / f"configs/tpavi/{subset}_r50.yaml", ["MODEL.DEVICE", "cpu"])
+    unreached = r"resnet\.layer[34]_2\.|path4\.resConfUnit1\.|encoder_backbone\.head\."
+    assert all(re.match(unreached, name) for name in conversion.unused)
+    cfg = load_config(REPOSITORY / f"configs/tpavi/{config}.yaml", ["MODEL.DEVICE", "cpu"])
     cfg.MODEL.AUDIO_BACKBONE.NAME = "SmallAudioNet"
+    cfg.MODEL.TIMM.PRETRAINED = False
     ours = build_model(cfg).eval()
     load_weights(ours, str(tmp_path), str(tmp_path / "out.pth"))
     images, audio = torch.randn(1, frames, 3, 64, 64), torch.rand(1, frames, 128)

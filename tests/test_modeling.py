@@ -221,7 +221,8 @@ def test_inference_does_not_depend_on_the_batch(tiny_cfg, ms3_records: list[dict
     clips = load_clips(tiny_cfg, ms3_records, is_train=False)
     with torch.no_grad():
         together, alone = model(clips), [model([clip])[0] for clip in clips]
-        segmented = model.segment(*map(torch.stack, model.prepare(clips[:2])))
+        images = model.normalize(torch.stack([clip["images"] for clip in clips[:2]]))
+        segmented = model.segment(images, torch.stack(model.audio_embeddings(clips[:2])))
     assert segmented.shape == (2, 5, 2, 32, 32)
     for one, other in zip(together, alone, strict=True):
         assert one["sem_seg"].shape == (5, 2, 40, 40)
@@ -231,11 +232,11 @@ def test_inference_does_not_depend_on_the_batch(tiny_cfg, ms3_records: list[dict
 def test_the_audio_of_a_frame_is_its_own_second(tiny_cfg, ms3_records: list[dict]):
     model = build_model(tiny_cfg).eval()
     clip = load_clips(tiny_cfg, ms3_records[:1], is_train=False)[0]
-    masks = []
+    images, masks = model.normalize(clip["images"]), []
     for change in (0, 3):
         clip["log_mel"][2] += change
         with torch.no_grad():
-            masks.append(model.predict(*map(torch.stack, model.prepare([clip])))["pred_masks"])
+            masks.append(model.predict(images, torch.stack(model.audio_embeddings([clip])))["pred_masks"])
     same = [torch.equal(a, b) for a, b in zip(*masks, strict=True)]
     assert same == [True, True, False, True, True]
 

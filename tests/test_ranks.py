@@ -20,8 +20,12 @@ OPTIONS = [
 ]
 
 
-def start(datasets: Path, output: Path, *launcher: str) -> subprocess.Popen:
-    command = [sys.executable, *launcher, str(REPOSITORY / "tools/train_net.py"), *OPTIONS, "OUTPUT_DIR", str(output)]
+LAUNCHER = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+
+
+def start(datasets: Path, output: Path, *launcher: str, options: tuple[str, ...] = ()) -> subprocess.Popen:
+    command = [sys.executable, *launcher, str(REPOSITORY / "tools/train_net.py"), *OPTIONS, *options]
+    command += ["OUTPUT_DIR", str(output)]
     environment = os.environ | {"DETECTRON2_DATASETS": str(datasets), "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
         command, env=environment, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -52,9 +56,18 @@ def assert_same(found: tuple, expected: tuple) -> None:
 
 def test_two_processes_train_and_score_as_one(tiny_datasets: Path, tmp_path: Path, one_process: tuple):
     """The same global batch, batch norms included; three test clips over two ranks."""
-    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
-    finish(start(tiny_datasets, tmp_path, *launcher))
+    finish(start(tiny_datasets, tmp_path, *LAUNCHER))
     assert_same(losses_and_results(tmp_path), one_process)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("reduction", ["sum", "mean"])
+def test_two_processes_train_tpavi_with_avm_as_one(tiny_datasets: Path, tmp_path: Path, reduction: str):
+    options = ("MODEL.META_ARCHITECTURE", "TPAVI", "MODEL.TPAVI.HEAD_CHANNELS", "[8, 8]")
+    options += ("MODEL.TPAVI.AVM_WEIGHT", "0.5", "MODEL.TPAVI.AVM_REDUCTION", reduction)
+    for name, launcher in (("one", ()), ("two", LAUNCHER)):
+        finish(start(tiny_datasets, tmp_path / name, *launcher, options=options))
+    assert_same(losses_and_results(tmp_path / "two"), losses_and_results(tmp_path / "one"))
 
 
 @pytest.mark.slow

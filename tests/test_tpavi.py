@@ -3,11 +3,14 @@
 import pytest
 import torch
 from detectron2.modeling import build_model
+from published_tpavi import direct_interaction
 from test_modeling import load_clips
 from torch import nn
 from torch.nn import functional as F
 
+from transavs.errors import AVSInputError
 from transavs.modeling.avm import (
+    AVMLoss,
     audio_visual_mapping_loss,
     hard_mask,
     masked_vectors,
@@ -28,27 +31,6 @@ def make_block(audio_bias: bool = True) -> TPAVIBlock:
     return block
 
 
-def direct(block: TPAVIBlock, visual: torch.Tensor, audio: torch.Tensor | None) -> torch.Tensor:
-    """The published form for clips (B, T, C, H, W): a THW x THW matrix per clip, the sound copied to every pixel."""
-    clips, frames, channels, height, width = visual.shape
-    flat = visual.flatten(0, 1)
-    asked = flat
-    if audio is not None:
-        projected = F.linear(audio, block.align_channel.weight, block.align_channel.bias)
-        asked = projected.flatten(0, 1)[..., None, None].expand(-1, -1, height, width)
-
-    def pixels(convolution: nn.Conv2d, features: torch.Tensor) -> torch.Tensor:
-        return convolution(features).unflatten(0, (clips, frames)).permute(0, 1, 3, 4, 2).flatten(1, 3)
-
-    theta, phi, g = pixels(block.theta, flat), pixels(block.phi, asked), pixels(block.g, flat)
-    attention = theta @ phi.transpose(1, 2) / (frames * height * width)
-    attended = (attention @ g).unflatten(1, (frames, height, width)).permute(0, 1, 4, 2, 3).flatten(0, 1)
-    features = flat + block.output_norm(block.output(attended))
-    return F.layer_norm(
-        features.permute(0, 2, 3, 1), (channels,), block.layer_norm.weight, block.layer_norm.bias
-    ).permute(0, 3, 1, 2)
-
-
 @pytest.mark.parametrize("with_audio", [True, False])
 @pytest.mark.parametrize("audio_bias", [True, False])
 @pytest.mark.parametrize("training", [True, False])
@@ -58,7 +40,7 @@ def test_the_linear_block_equals_the_direct_one(with_audio: bool, audio_bias: bo
     audio = torch.randn(2, T, A, requires_grad=True) if with_audio else None
     windows = torch.arange(2).repeat_interleave(T)
     found, projected = block(visual.flatten(0, 1), windows, 2, None if audio is None else audio.flatten(0, 1))
-    expected = direct(block, visual, audio)
+    expected = direct_interaction(block, visual, audio)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
     assert (projected is None) is not with_audio
     wanted = [visual, *([audio] if audio is not None else []), block.theta.weight, block.g.weight, block.phi.weight]
@@ -127,7 +109,7 @@ def test_avm_is_the_divergence_of_the_sound_from_the_masked_features():
     torch.manual_seed(0)
     features, sound = torch.randn(3, C, 4, 4), torch.randn(3, C)
     masks = (torch.rand(3, 1, 4, 4) > 0.5).float()
-    vectors, fair = masked_vectors(features, masks), masked_vectors(features, masks, over_mask=True)
+    vectors, fair = (masked_vectors(features, masks, over_image) for over_image in (True, False))
     for f in range(3):
         inside = features[f][:, masks[f, 0] > 0]
         torch.testing.assert_close(vectors[f], inside.sum(1) / 16)
@@ -150,13 +132,43 @@ def test_masks_of_avm():
     soft = soft_mask(logits, (2, 2))
     torch.testing.assert_close(soft[0, 0, 0, 1], logits[0, 0, :4, 4:].mean().sigmoid())
     assert soft.requires_grad
-    classes = torch.zeros(1, 3, 4, 4, requires_grad=True)
-    with torch.no_grad():
-        classes[0, 2, :2] = 5
-        classes[0, 0, 2:] = 5
-    hard = hard_mask(classes, (2, 2))
-    assert hard[0, 0].tolist() == [[1, 1], [0, 0]]
+    hard = hard_mask(logits, (2, 2))
+    assert torch.equal(hard, (soft > 0.5).float())
     assert not hard.requires_grad
+    classes = torch.zeros(1, 3, 4, 4)
+    classes[0, 2, :2] = 5
+    classes[0, 0, 2:] = 5
+    assert hard_mask(classes, (2, 2))[0, 0].tolist() == [[1, 1], [0, 0]]
+    torch.testing.assert_close(soft_mask(classes, (2, 2))[0, 0, :, 0], 1 - classes[0, :, ::2, 0].softmax(0)[0])
+
+
+@pytest.mark.parametrize("reduction", ["sum", "mean"])
+@pytest.mark.parametrize("rectified", [True, False])
+def test_avm_as_configured(tiny_cfg, reduction: str, rectified: bool):
+    settings = {"FORM": "av", "MASK": "hard", "REDUCTION": reduction, "OVER_IMAGE": False, "RECTIFIED": rectified}
+    for key, value in settings.items():
+        tiny_cfg.MODEL.TPAVI[f"AVM_{key}"] = value
+    logits, features, sounds = torch.randn(3, 1, 8, 8), torch.randn(3, C, 4, 4), torch.randn(3, C)
+    logits[2] = -1  # nothing is masked there
+    expected = []
+    for f in range(3):
+        vector = torch.zeros(C)
+        inside = [
+            (y, x) for y in range(4) for x in range(4) if logits[f, 0, 2 * y : 2 * y + 2, 2 * x : 2 * x + 2].sum() > 0
+        ]
+        for y, x in inside:
+            vector += (features[f, :, y, x].clamp(min=0) if rectified else features[f, :, y, x]) / len(inside)
+        p, q = sounds[f].softmax(0), vector.softmax(0)
+        expected.append((p * (p / q).log()).sum())
+    total = sum(expected) / (1 if reduction == "sum" else 3)
+    torch.testing.assert_close(AVMLoss(tiny_cfg)(logits, features, sounds), total)
+
+
+@pytest.mark.parametrize("key", ["FORM", "MASK", "REDUCTION"])
+def test_avm_has_no_such_choice(tiny_cfg, key: str):
+    tiny_cfg.MODEL.TPAVI[f"AVM_{key}"] = "both"
+    with pytest.raises(AVSInputError, match=f"AVM_{key} is 'both': choose from "):
+        AVMLoss(tiny_cfg)
 
 
 @pytest.fixture
@@ -178,9 +190,9 @@ def test_segment_gives_logits_at_the_size_of_the_input(tpavi_cfg):
     assert build_model(tpavi_cfg).eval().segment(images, audio).shape == (2, 5, 4, 32, 32)
 
 
-@pytest.mark.parametrize("avm_visual", [False, True])
-def test_tpavi_trains_and_scores(tpavi_cfg, ms3_records: list[dict], avm_visual: bool):
-    tpavi_cfg.MODEL.TPAVI.AVM_VISUAL = avm_visual
+@pytest.mark.parametrize("avm_form", ["av", "vv"])
+def test_tpavi_trains_and_scores(tpavi_cfg, ms3_records: list[dict], avm_form: str):
+    tpavi_cfg.MODEL.TPAVI.AVM_FORM = avm_form
     tpavi_cfg.MODEL.TPAVI.VISUAL_VISUAL = True
     model = build_model(tpavi_cfg).train()
     for block in model.blocks.values():

@@ -8,7 +8,7 @@ import argparse
 import os
 from pathlib import Path
 
-from transavs.engine.ablation import draw_runs, execute, plan, tabulate_runs, write_tables
+from transavs.engine.ablation import collect, draw_runs, execute, plan, tabulate_runs, write_tables
 from transavs.engine.command_line import run_tool
 
 
@@ -23,12 +23,13 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*", metavar="KEY VALUE", help="for every config; put -- before them")
     args = parser.parse_args()
     runs = plan(args.configs, args.seeds, args.output, args.overrides)
-    tabulate_runs(runs, args.metrics, args.settings)  # a wrong name shows now and not after hours
+    tabulate_runs(runs, collect(runs, args.metrics), args.settings)  # a wrong name shows now and not after hours
     try:
         execute(runs, args.jobs)
     finally:
-        print(write_tables(*tabulate_runs(runs, args.metrics, args.settings), args.output))
-        draw_runs(runs, args.metrics[0], args.output)
+        values = collect(runs, args.metrics)
+        print(write_tables(*tabulate_runs(runs, values, args.settings), args.output))
+        draw_runs(values, args.metrics[0], args.output)
 
 
 if __name__ == "__main__":

@@ -158,9 +158,18 @@ def _add_tpavi_config(cfg: CN) -> None:
     # Dilations of the summed convolutions of each level, and channels of the head.
     cfg.MODEL.TPAVI.DILATIONS = [3, 6, 12, 18]
     cfg.MODEL.TPAVI.HEAD_CHANNELS = [128, 32]
-    # lambda of the AVM loss, 0 leaves it out; and its nearest-neighbour form AVM-VV in place of AVM-AV.
+    # lambda of the AVM loss, 0 leaves it out.
     cfg.MODEL.TPAVI.AVM_WEIGHT = 0.0
-    cfg.MODEL.TPAVI.AVM_VISUAL = False
+    # Towards the sound, "av", or towards the visual vector of the frame that sounds most alike, "vv".
+    cfg.MODEL.TPAVI.AVM_FORM = "av"
+    # "soft", the scores, which get a gradient, as in AVSBench's MS3 model; "hard", the decision, as in its AVSS model.
+    cfg.MODEL.TPAVI.AVM_MASK = "soft"
+    # "sum" over the frames of the whole batch, as in AVSBench's MS3 code; "mean", as in its AVSS code.
+    cfg.MODEL.TPAVI.AVM_REDUCTION = "sum"
+    # Two more of the original's quirks: masked features are averaged over the whole image, not over the mask; and they
+    # are seen after the decoder's in-place ReLU.
+    cfg.MODEL.TPAVI.AVM_OVER_IMAGE = True
+    cfg.MODEL.TPAVI.AVM_RECTIFIED = True
 
 
 def _add_solver_config(cfg: CN) -> None:

@@ -160,7 +160,7 @@ def convert_avsbench(path: str | Path, model: str | None) -> Conversion:
             renamed = re.sub(r"^layer([34])_1\.", r"layer\1.", name.removeprefix("resnet."))
             state[VISUAL_PREFIX + _rename(renamed, TORCHVISION_RULES)] = value
         elif (renamed := _rename(name, AVSBENCH_RULES)) != name:
-            state[renamed] = value.flatten(3) if value.ndim == 5 else value  # 1 x 1 x 1 convolutions are 1 x 1 here
+            state[renamed] = value.flatten(1) if value.ndim == 5 else value  # 1 x 1 x 1 convolutions are linear here
         else:
             unused.append(name)
     for name, value in timm.models.pvt_v2.checkpoint_filter_fn(transformer, None).items():

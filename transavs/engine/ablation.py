@@ -113,17 +113,17 @@ def collect(runs: Sequence[Run], metrics: Sequence[str]) -> Values:
 
 
 def tabulate_runs(
-    runs: Sequence[Run], metrics: Sequence[str], settings: Sequence[str] = ()
+    runs: Sequence[Run], values: Values, settings: Sequence[str] = ()
 ) -> tuple[list[str], list[list[str]]]:
     """Header and rows: mean ± standard deviation over the finished seeds, a column per test set and metric.
 
     Args:
         runs: finished or not; those of one row differ in seed and test set.
-        metrics: names in results.json.
+        values: of :func:`collect` for the same runs.
         settings: keys of the config whose values are shown in columns of their own.
     """
-    values = collect(runs, metrics)
-    columns = [(test_set, metric) for test_set in dict.fromkeys(key[1] for key in values) for metric in metrics]
+    test_sets, metrics = (list(dict.fromkeys(key[i] for key in values)) for i in (1, 2))
+    columns = [(test_set, metric) for test_set in test_sets for metric in metrics]
     shown: dict[str, list[str]] = {}
     for run in runs:
         if run.row not in shown:
@@ -153,11 +153,12 @@ def _cell(values: list[float]) -> str:
     return f"{mean(values):.1f}{spread}"
 
 
-def draw_runs(runs: Sequence[Run], metric: str, output: Path) -> None:
-    """Write ``metric`` of the finished runs as the figure table.png into ``output``."""
+def draw_runs(values: Values, metric: str, output: Path) -> None:
+    """Write ``metric`` out of what :func:`collect` found as the figure table.png into ``output``."""
     panels: dict[str, dict[str, list[float]]] = {}
-    for (row, test_set, _), found in collect(runs, [metric]).items():
-        panels.setdefault(test_set, {})[row] = found
+    for (row, test_set, name), found in values.items():
+        if name == metric:
+            panels.setdefault(test_set, {})[row] = found
     if panels:
         draw_bars(panels, metric, output / "table.png")
 

@@ -3,7 +3,7 @@
 Shape legend: T frames of a clip, S x S the network input, H x W a clip's own size, K classes, C audio channels.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -47,38 +47,42 @@ class AVSModel(nn.Module):
         Returns:
             when training, weighted losses by name; else per clip ``{"sem_seg": float (T, K, H, W) in [0, 1]}``.
         """
-        images, audio = self.prepare(batched_inputs)
-        if self.training:
-            return self.losses(images, audio, batched_inputs)
-        return [
-            {"sem_seg": self.resize(scores, (clip["height"], clip["width"]))}
-            for scores, clip in zip(self.clip_scores(images, audio), batched_inputs, strict=True)
-        ]
-
-    def prepare(self, batched_inputs: list[dict[str, Any]]) -> tuple[list[Tensor], list[Tensor]]:
-        """Normalised frames (T, 3, S, S) and audio embeddings (T, C) of each clip."""
         shapes = {tuple(clip["images"].shape[1:]) for clip in batched_inputs}
         if len(shapes) > 1:
             raise AVSInputError(f"a batch holds frames of the shapes {sorted(shapes)}: batch frames of one size")
-        images = [(clip["images"].to(self.device) - self.pixel_mean) / self.pixel_std for clip in batched_inputs]
+        if self.training:
+            return self.losses(batched_inputs)
+        return [
+            {"sem_seg": self.resize(scores, (clip["height"], clip["width"]))}
+            for scores, clip in zip(self.clip_scores(batched_inputs), batched_inputs, strict=True)
+        ]
+
+    def losses(self, batched_inputs: list[dict[str, Any]]) -> dict[str, Tensor]:
+        """Weighted losses by name, of clips with ``labeled_frames``, ``masks`` and ``objects``."""
+        raise NotImplementedError
+
+    def clip_scores(self, batched_inputs: list[dict[str, Any]]) -> list[Tensor]:
+        """Scores in [0, 1], (T, K, S, S) of each clip, summing to 1 over K."""
+        raise NotImplementedError
+
+    def normalize(self, frames: Tensor) -> Tensor:
+        """Pixels 0 ... 255, (..., 3, S, S) -> what the backbone takes, on the model's device."""
+        return (frames.to(self.device) - self.pixel_mean) / self.pixel_std
+
+    def visual_features(self, frames: Tensor) -> Mapping[str, Tensor]:
+        """Normalised frames (F, 3, S, S) -> the backbone's features, channels last: convolutions are faster so."""
+        features: Mapping[str, Tensor] = self.backbone(frames.contiguous(memory_format=torch.channels_last))
+        return features
+
+    def audio_embeddings(self, batched_inputs: list[dict[str, Any]]) -> list[Tensor]:
+        """(T, C) of each clip."""
         log_mel = [clip["log_mel"].to(self.device) for clip in batched_inputs]
-        audio = self.audio_backbone(torch.cat(log_mel)).split([len(examples) for examples in log_mel])
-        return images, list(audio)
+        return list(self.audio_backbone(torch.cat(log_mel)).split([len(examples) for examples in log_mel]))
 
-    def losses(
-        self, images: list[Tensor], audio: list[Tensor], batched_inputs: list[dict[str, Any]]
-    ) -> dict[str, Tensor]:
-        """Weighted losses by name.
-
-        Args:
-            images, audio: of :meth:`prepare`.
-            batched_inputs: the same clips, with ``labeled_frames``, ``masks`` and ``objects``.
-        """
-        raise NotImplementedError
-
-    def clip_scores(self, images: list[Tensor], audio: list[Tensor]) -> list[Tensor]:
-        """Scores in [0, 1], (T, K, S, S) of each clip, summing to 1 over K; takes what :meth:`prepare` gives."""
-        raise NotImplementedError
+    def labeled_indices(self, batched_inputs: list[dict[str, Any]], starts: Sequence[int]) -> Tensor:
+        """Where the labelled frames stand, int64 (F,), when the first frame of each clip stands at ``starts``."""
+        placed = [start + clip["labeled_frames"] for start, clip in zip(starts, batched_inputs, strict=True)]
+        return torch.cat(placed).to(self.device)
 
     @staticmethod
     def resize(maps: Tensor, size: Sequence[int]) -> Tensor:

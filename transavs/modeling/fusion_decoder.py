@@ -5,7 +5,6 @@ Shape legend: F frames, C channels; level i has a size of its own, h_i x w_i.
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -22,7 +21,10 @@ class DilatedSum(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """(F, in_channels, h, w) -> (F, C, h, w)."""
-        total: Tensor = torch.stack([convolution(features) for convolution in self.convolutions]).sum(0)
+        first, *others = self.convolutions
+        total: Tensor = first(features)
+        for convolution in others:
+            total = total + convolution(features)
         return total
 
 

@@ -4,6 +4,7 @@ Shape legend: F frames of a batch, T of a clip, S x S the network input, K class
 """
 
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -13,13 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from transavs.modeling.audio_backbone import build_audio_backbone
-from transavs.modeling.avm import (
-    audio_visual_mapping_loss,
-    hard_mask,
-    masked_vectors,
-    soft_mask,
-    visual_visual_mapping_loss,
-)
+from transavs.modeling.avm import AVMLoss
 from transavs.modeling.base import AVSModel
 from transavs.modeling.fusion_decoder import DilatedSum, FusionDecoder
 from transavs.modeling.losses import share_of_frames
@@ -41,8 +36,8 @@ class TPAVI(AVSModel):
         window: int,
         audio_visual: bool,
         visual_visual: bool,
+        avm: nn.Module | None,
         avm_weight: float,
-        avm_visual: bool,
         **parts: Any,
     ):
         """
@@ -53,8 +48,8 @@ class TPAVI(AVSModel):
             in_features: names of the backbone's features, fine to coarse.
             window: frames that share one interaction.
             audio_visual, visual_visual: what the blocks compute; both are averaged.
-            avm_weight: of the AVM loss; 0 leaves it out.
-            avm_visual: the nearest-neighbour form (AVM-VV) in place of AVM-AV.
+            avm: (logits, features, sounds) of labelled frames -> AVM loss of one level; None leaves it out.
+            avm_weight: its weight.
             parts: of :class:`transavs.modeling.base.AVSModel`.
         """
         super().__init__(**parts)
@@ -64,7 +59,7 @@ class TPAVI(AVSModel):
         self.in_features = in_features
         self.window = window
         self.audio_visual, self.visual_visual = audio_visual, visual_visual
-        self.avm_weight, self.avm_visual = avm_weight, avm_visual
+        self.avm, self.avm_weight = avm, avm_weight
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
@@ -97,39 +92,31 @@ class TPAVI(AVSModel):
             "window": settings.WINDOW,
             "audio_visual": settings.AUDIO_VISUAL,
             "visual_visual": settings.VISUAL_VISUAL,
+            "avm": AVMLoss(cfg) if settings.AVM_WEIGHT else None,
             "avm_weight": settings.AVM_WEIGHT,
-            "avm_visual": settings.AVM_VISUAL,
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,
         }
 
-    def losses(
-        self, images: list[Tensor], audio: list[Tensor], batched_inputs: list[dict[str, Any]]
-    ) -> dict[str, Tensor]:
-        lengths = [len(frames) for frames in images]
-        starts = torch.tensor([0, *lengths[:-1]]).cumsum(0)
-        labeled = torch.cat([s + clip["labeled_frames"] for s, clip in zip(starts, batched_inputs, strict=True)])
-        labeled = labeled.to(self.device)
+    def losses(self, batched_inputs: list[dict[str, Any]]) -> dict[str, Tensor]:
+        lengths = [len(clip["images"]) for clip in batched_inputs]
+        labeled = self.labeled_indices(batched_inputs, list(accumulate(lengths[:-1], initial=0)))
         masks = torch.cat([clip["masks"] for clip in batched_inputs]).to(self.device)
-        logits, maps, sounds = self.predict(torch.cat(images), torch.cat(audio), lengths)
+        logits, levels, sounds = self.predict_clips(batched_inputs)
         share = share_of_frames(len(masks), self.device)
         losses = {"loss_mask": share * segmentation_loss(logits[labeled], masks)}
-        if self.avm_weight and sounds:
+        if self.avm is not None and sounds:
             per_level = [
-                self.mapping_loss(logits[labeled], maps[level][labeled], sound[labeled])
-                for level, sound in sounds.items()
+                self.avm(logits[labeled], levels[level][labeled], sound[labeled]) for level, sound in sounds.items()
             ]
             losses["loss_avm"] = self.avm_weight * torch.stack(per_level).mean()
         return losses
 
-    def mapping_loss(self, logits: Tensor, features: Tensor, sound: Tensor) -> Tensor:
-        """AVM of one level: AVSBench sums it over the frames of the batch, or, with classes, takes their mean."""
-        size = (features.shape[2], features.shape[3])
-        has_classes = logits.shape[1] > 1
-        vectors = masked_vectors(features, hard_mask(logits, size) if has_classes else soft_mask(logits, size))
-        mapping = visual_visual_mapping_loss if self.avm_visual else audio_visual_mapping_loss
-        per_frame = mapping(vectors, sound)
-        return per_frame.mean() if has_classes else per_frame.sum()
+    def predict_clips(self, batched_inputs: list[dict[str, Any]]) -> tuple[Tensor, list[Tensor], dict[int, Tensor]]:
+        """:meth:`predict` on all frames of the clips."""
+        frames = torch.cat([self.normalize(clip["images"]) for clip in batched_inputs])
+        audio = torch.cat(self.audio_embeddings(batched_inputs))
+        return self.predict(frames, audio, [len(clip["images"]) for clip in batched_inputs])
 
     def predict(
         self, frames: Tensor, audio: Tensor, lengths: Sequence[int]
@@ -141,11 +128,11 @@ class TPAVI(AVSModel):
             lengths: T of each clip.
 
         Returns:
-            logits (F, K or 1, S, S), the levels as AVM sees them (F, C, h_i, w_i), fine to coarse, and by level the
-            projected sound (F, C).
+            logits (F, K or 1, S, S), the levels that the decoder takes (F, C, h_i, w_i), fine to coarse, and by level
+            the projected sound (F, C).
         """
         windows, count = self.window_indices(lengths)
-        features = self.backbone(frames)
+        features = self.visual_features(frames)
         levels = [layer(features[name]) for layer, name in zip(self.dilated, self.in_features, strict=True)]
         sounds: dict[int, Tensor] = {}
         for name, block in self.blocks.items():
@@ -155,9 +142,8 @@ class TPAVI(AVSModel):
             if self.audio_visual:
                 result, sounds[level] = block(levels[level], windows, count, audio)
                 results.append(result)
-            levels[level] = torch.stack(results).mean(0)
-        # AVSBench's in-place ReLU reaches the features that AVM looks at.
-        return self.decoder(levels), [level.relu() for level in levels], sounds
+            levels[level] = sum(results[1:], results[0]) / len(results)
+        return self.decoder(levels), levels, sounds
 
     def window_indices(self, lengths: Sequence[int]) -> tuple[Tensor, int]:
         """The window of each frame, int64 (F,), and their number; no window holds frames of two clips."""
@@ -181,15 +167,14 @@ class TPAVI(AVSModel):
         logits, _, _ = self.predict(images.flatten(0, 1), audio_embedding.flatten(0, 1), [length] * clips)
         return logits.unflatten(0, (clips, length))
 
-    def clip_scores(self, images: list[Tensor], audio: list[Tensor]) -> list[Tensor]:
-        lengths = [len(frames) for frames in images]
-        logits, _, _ = self.predict(torch.cat(images), torch.cat(audio), lengths)
+    def clip_scores(self, batched_inputs: list[dict[str, Any]]) -> list[Tensor]:
+        logits, _, _ = self.predict_clips(batched_inputs)
         if logits.shape[1] == 1:
             sounding = logits.sigmoid()
             scores = torch.cat([1 - sounding, sounding], 1)
         else:
             scores = logits.softmax(1)
-        return list(scores.split(lengths))
+        return list(scores.split([len(clip["images"]) for clip in batched_inputs]))
 
 
 def segmentation_loss(logits: Tensor, masks: Tensor) -> Tensor:

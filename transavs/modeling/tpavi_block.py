@@ -1,6 +1,6 @@
 """TPAVI, AVSBench's temporal pixel-wise audio-visual interaction, in time and memory linear in the pixels.
 
-Shape legend: F frames, H x W pixels, C channels, c inner channels, A audio channels, W windows.
+Shape legend: F frames, P = H x W pixels, C channels, c inner channels, A audio channels, W windows.
 """
 
 import torch
@@ -11,10 +11,11 @@ from torch import Tensor, nn
 class TPAVIBlock(nn.Module):
     """Each pixel of a window of frames asks the sound, or the pixels, of the whole window.
 
-    As published, A = theta phi^T / N is formed over all N = T H W pixels of a window, without a softmax, and applied
-    to g. Without the softmax the product may be taken from the right, A g = theta (phi^T g / N), a c x c matrix per
-    window; and as phi of the sound is the same in all pixels of a frame, phi^T g needs the mean of g over each frame
-    only. The result is the same to rounding.
+    As published, theta phi^T / N is formed over all N = T H W pixels of a window, without a softmax, and applied to g.
+    Without the softmax the product may be taken from the right, theta (phi^T g / N), a c x c matrix per window. Two
+    things follow. The sound's phi is the same in all pixels of a frame, so phi^T g needs only the mean of g over each
+    frame, which is g of the mean. And theta, that matrix and the output projection are together one C x C map of the
+    pixels. The result is the same to rounding.
     """
 
     def __init__(self, *, channels: int, inner_channels: int, audio_dim: int, audio_bias: bool, norm: str):
@@ -25,14 +26,14 @@ class TPAVIBlock(nn.Module):
             audio_dim: A.
             audio_bias: whether the projection of the sound has a bias, as in AVSBench's S4 and MS3 models and not in
                 its AVSS model.
-            norm: after the output convolution, as detectron2's ``get_norm`` takes it; starts at zero.
+            norm: after the output projection, as detectron2's ``get_norm`` takes it; starts at zero.
         """
         super().__init__()
         self.align_channel = nn.Linear(audio_dim, channels, bias=audio_bias)
-        self.theta = nn.Conv2d(channels, inner_channels, 1)
-        self.phi = nn.Conv2d(channels, inner_channels, 1)
-        self.g = nn.Conv2d(channels, inner_channels, 1)
-        self.output = nn.Conv2d(inner_channels, channels, 1)
+        self.theta = nn.Linear(channels, inner_channels)
+        self.phi = nn.Linear(channels, inner_channels)
+        self.g = nn.Linear(channels, inner_channels)
+        self.output = nn.Linear(inner_channels, channels)
         self.output_norm = get_norm(norm, channels)
         nn.init.zeros_(self.output_norm.weight)  # the block starts as its layer norm
         nn.init.zeros_(self.output_norm.bias)
@@ -43,7 +44,7 @@ class TPAVIBlock(nn.Module):
     ) -> tuple[Tensor, Tensor | None]:
         """
         Args:
-            visual: (F, C, H, W).
+            visual: (F, C, H, W); channels last saves a copy.
             windows: int64 (F,), the window that each frame belongs to, below ``num_windows``.
             num_windows: W.
             audio: (F, A); without it the pixels ask each other.
@@ -51,17 +52,18 @@ class TPAVIBlock(nn.Module):
         Returns:
             (F, C, H, W), and the projected sound (F, C) or None.
         """
-        g = self.g(visual)
+        pixels = visual.permute(0, 2, 3, 1).flatten(1, 2)
         projected = None
         if audio is None:
-            products = torch.einsum("fihw,fjhw->fij", self.phi(visual), g) / g[0, 0].numel()
+            products = self.phi(pixels).mT @ self.g(pixels) / pixels.shape[1]
         else:
             projected = self.align_channel(audio)
-            phi = self.phi(projected[..., None, None])[..., 0, 0]
-            products = torch.einsum("fi,fj->fij", phi, g.mean((2, 3)))
+            products = self.phi(projected)[:, :, None] * self.g(pixels.mean(1))[:, None]
         frames = torch.bincount(windows, minlength=num_windows).to(products.dtype)
         mixed = products.new_zeros(num_windows, *products.shape[1:]).index_add(0, windows, products)
-        mixed = (mixed / frames[:, None, None])[windows]
-        attended = torch.einsum("fihw,fij->fjhw", self.theta(visual), mixed)
-        features = visual + self.output_norm(self.output(attended))
+        mixed = mixed / frames[:, None, None] @ self.output.weight.T
+        mapping = (self.theta.weight.T @ mixed)[windows]
+        offset = (self.theta.bias @ mixed + self.output.bias)[windows]
+        answers = torch.baddbmm(offset[:, None], pixels, mapping).mT.unflatten(2, visual.shape[2:])
+        features = visual + self.output_norm(answers)
         return self.layer_norm(features.permute(0, 2, 3, 1)).permute(0, 3, 1, 2), projected

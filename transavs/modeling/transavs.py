@@ -75,31 +75,32 @@ class TransAVS(AVSModel):
             "pixel_std": cfg.MODEL.PIXEL_STD,
         }
 
-    def losses(
-        self, images: list[Tensor], audio: list[Tensor], batched_inputs: list[dict[str, Any]]
-    ) -> dict[str, Tensor]:
-        # Frames without ground truth, padding among them, take no part in training: no work is done on them.
-        padded = pad_sequence(images, batch_first=True)
-        length = padded.shape[1]
-        labeled = torch.cat([i * length + clip["labeled_frames"] for i, clip in enumerate(batched_inputs)])
+    def losses(self, batched_inputs: list[dict[str, Any]]) -> dict[str, Tensor]:
+        # Frames without ground truth take no part in training: no work is done on them.
+        images = torch.cat([clip["images"][clip["labeled_frames"]] for clip in batched_inputs])
+        audio = pad_sequence(self.audio_embeddings(batched_inputs), batch_first=True)
+        labeled = self.labeled_indices(batched_inputs, range(0, audio.shape[0] * audio.shape[1], audio.shape[1]))
         masks, objects = (torch.cat([clip[key] for clip in batched_inputs]) for key in ("masks", "objects"))
-        outputs = self.predict(padded, pad_sequence(audio, batch_first=True), labeled.to(self.device))
+        outputs = self.predict(self.normalize(images), audio, labeled)
         losses: dict[str, Tensor] = self.criterion(outputs, masks.to(self.device), objects.to(self.device))
         return losses
 
-    def clip_scores(self, images: list[Tensor], audio: list[Tensor]) -> list[Tensor]:
-        scores = self.segment(pad_sequence(images, batch_first=True), pad_sequence(audio, batch_first=True))
-        return [score[: len(frames)] for score, frames in zip(scores, images, strict=True)]
+    def clip_scores(self, batched_inputs: list[dict[str, Any]]) -> list[Tensor]:
+        images = pad_sequence([self.normalize(clip["images"]) for clip in batched_inputs], batch_first=True)
+        scores = self.segment(images, pad_sequence(self.audio_embeddings(batched_inputs), batch_first=True))
+        return [score[: len(clip["images"])] for score, clip in zip(scores, batched_inputs, strict=True)]
 
     def predict(self, images: Tensor, audio_embedding: Tensor, frames: Tensor | None = None) -> dict[str, Any]:
-        """(B, T, 3, S, S) normalised and (B, T, C) -> outputs of the query decoder, frames clip by clip.
+        """Outputs of the query decoder.
 
-        With ``frames``, int64 (F,) indices into the B * T frames, only those are looked at.
+        Args:
+            images: normalised, (F, 3, S, S).
+            audio_embedding: of the whole clips, (B, T, C).
+            frames: int64 (F,), which of the B * T frames the images are; None for all, clip by clip.
         """
-        flat = images.flatten(0, 1)
-        features = self.backbone(flat if frames is None else flat[frames])
-        mask_features, pyramid = self.pixel_decoder.forward_features(features)
-        return self.query_decoder(mask_features, pyramid, audio_embedding, frames)
+        mask_features, pyramid = self.pixel_decoder.forward_features(self.visual_features(images))
+        outputs: dict[str, Any] = self.query_decoder(mask_features, pyramid, audio_embedding, frames)
+        return outputs
 
     def segment(self, images: Tensor, audio_embedding: Tensor) -> Tensor:
         """
@@ -110,6 +111,6 @@ class TransAVS(AVSModel):
         Returns:
             scores in [0, 1], (B, T, K, S, S), summing to 1 over K.
         """
-        outputs = self.predict(images, audio_embedding)
+        outputs = self.predict(images.flatten(0, 1), audio_embedding)
         masks = self.resize(outputs["pred_masks"], images.shape[-2:])
         return class_scores(outputs["pred_logits"], masks).unflatten(0, images.shape[:2])
