@@ -22,7 +22,8 @@ def make_clips(count: int, size: int = 12) -> tuple[list[dict], list[dict]]:
     for i in range(count):
         labeled = torch.arange(1 + i % 5)
         masks = (torch.rand(len(labeled), size, size, generator=generator) < 0.3).long() * (i % 3 > 0)
-        inputs.append({"video_id": f"clip{i}", "labeled_frames": labeled, "masks": masks})
+        names = {"video_id": f"clip{i}", "category": "ab"[i % 2]}
+        inputs.append({**names, "labeled_frames": labeled, "masks": masks})
         scores = torch.rand(5, size, size, generator=generator)
         outputs.append({"sem_seg": torch.stack([1 - scores, scores], 1)})
     return inputs, outputs
@@ -43,6 +44,58 @@ def test_mean_over_clips_of_the_labelled_frames():
     pairs = [(o["sem_seg"][i["labeled_frames"], 1], i["masks"]) for i, o in zip(inputs, outputs, strict=True)]
     assert found["J"] == pytest.approx(100 * sum(clip_jaccard(*pair) for pair in pairs) / 4)
     assert found["F"] == pytest.approx(100 * sum(clip_fscore(*pair) for pair in pairs) / 4)
+
+
+def test_what_does_not_depend_on_clips_is_counted_over_frames():
+    inputs, outputs = make_clips(11)
+    found = evaluate([list(range(11))])["sem_seg"]
+    scores = torch.cat([o["sem_seg"][i["labeled_frames"], 1] for i, o in zip(inputs, outputs, strict=True)])
+    masks = torch.cat([clip["masks"] for clip in inputs]) > 0
+    predicted = scores > 0.5
+    sounding = masks.any(2).any(1)
+    # One clip of all frames: its maximum over thresholds is that of the mean curve.
+    assert found["F_curve"] == pytest.approx(100 * clip_fscore(scores, masks))
+    hits, false, missed = (
+        (a & b).sum().item() for a, b in ((predicted, masks), (predicted, ~masks), (~predicted, masks))
+    )
+    assert found["J_set"] == pytest.approx(100 * hits / (hits + false + missed))
+    assert found["F_set"] == pytest.approx(130 * hits / (0.3 * (hits + missed) + hits + false))
+    both = (hits / (hits + false + missed), (masks.numel() - hits - false - missed) / (masks.numel() - hits))
+    assert found["mIoU_set"] == pytest.approx(100 * sum(both) / 2)
+    assert found["FPR"] == pytest.approx(100 * false / masks.numel())
+    fscores = []
+    for p, t in zip(predicted[sounding], masks[sounding], strict=True):
+        precision, recall = (p & t).sum().item() / p.sum().item(), (p & t).sum().item() / t.sum().item()
+        fscores.append(1.3 * precision * recall / (0.3 * precision + recall))
+    assert found["F_half"] == pytest.approx(100 * sum(fscores) / len(fscores))
+
+
+def test_groups_of_frames_and_categories():
+    found = evaluate([list(range(11))])["sem_seg"]
+    parts = {name: evaluate([[i for i in range(11) if i % 2 == n]])["sem_seg"] for n, name in enumerate("ab")}
+    for name, part in parts.items():
+        assert found[f"J-{name}"] == pytest.approx(part["J"])
+        assert found[f"F-{name}"] == pytest.approx(part["F"])
+        assert "J-a" not in part  # one category is the whole
+    inputs, outputs = make_clips(11)
+    empty = [
+        100 * (scores <= 0.5).double().mean().item()
+        for clip, output in zip(inputs, outputs, strict=True)
+        for scores, mask in zip(output["sem_seg"][clip["labeled_frames"], 1], clip["masks"], strict=True)
+        if not mask.any()
+    ]
+    assert found["J-empty"] == pytest.approx(sum(empty) / len(empty), abs=1e-5)
+    assert "J-small" not in found  # noise that sounds in three of ten pixels
+    assert 0 < found["J-large"] < found["J-empty"]
+
+
+def test_with_negative_audio_all_that_is_predicted_is_false():
+    inputs, outputs = make_clips(3)
+    evaluator = AVSEvaluator(["background", "sounding"], "_silent", is_negative=True)
+    evaluator.process(inputs, outputs)
+    found = evaluator.evaluate()["sem_seg"]
+    scores = torch.cat([o["sem_seg"][i["labeled_frames"], 1] for i, o in zip(inputs, outputs, strict=True)])
+    assert found["FPR_silent"] == pytest.approx(100 * (scores > 0.5).double().mean().item())
 
 
 def test_batches_and_order_do_not_change_the_result():
@@ -95,7 +148,7 @@ def test_mean_over_classes_does_not_depend_on_batches_and_skips_unknown_predicti
             evaluator.process([inputs[i] for i in batch], [outputs[i] for i in batch])
         found.append(evaluator.evaluate()["sem_seg"])
     assert found[0] == found[1]
-    assert set(found[0]) == {f"{name}_silent" for name in ("J", "F", "mIoU", "mF", "mIoU_fg", "mF_fg")}
+    assert {f"{name}_silent" for name in ("J", "F", "mIoU", "mF", "mIoU_fg", "mF_fg")} <= set(found[0])
     per_class = []
     for c in range(4):
         values = []
@@ -106,6 +159,7 @@ def test_mean_over_classes_does_not_depend_on_batches_and_skips_unknown_predicti
         per_class.append(sum(values) / len(values))  # class 3 is predicted and never true
     assert found[0]["mIoU_silent"] == pytest.approx(100 * sum(per_class) / 4)
     assert found[0]["mIoU_fg_silent"] == pytest.approx(100 * sum(per_class[1:]) / 3)
+    assert found[0]["IoU-a_silent"] == pytest.approx(100 * per_class[1])
 
 
 def test_figure_shows_the_clips(ms3_records: list[dict], tmp_path: Path):

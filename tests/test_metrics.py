@@ -4,7 +4,16 @@ import numpy as np
 import pytest
 import torch
 
-from transavs.evaluation.metrics import clip_fscore, clip_jaccard, semantic_frame_scores
+from transavs.evaluation.metrics import (
+    clip_fscore,
+    clip_jaccard,
+    count_pixels,
+    dataset_scores,
+    frame_fscore,
+    fscore_curves,
+    harmonic_mean,
+    semantic_frame_scores,
+)
 
 
 def slow_jaccard(scores: np.ndarray, masks: np.ndarray) -> float:
@@ -80,16 +89,56 @@ def slow_semantic(pred: np.ndarray, target: np.ndarray, num_classes: int) -> np.
     return sums
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_semantic_scores_equal_the_protocol_written_out(seed: int):
+def random_classes(seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Predicted and true ids below 6, of which 5 never occurs."""
     rng = np.random.default_rng(seed)
     target = rng.integers(0, 4, (6, 5, 7))
     pred = np.where(rng.random(target.shape) < 0.6, target, rng.integers(0, 5, target.shape))
     pred[0], target[1], pred[2] = 3, 0, target[2]
-    found = torch.stack(semantic_frame_scores(torch.from_numpy(pred), torch.from_numpy(target), 6)).numpy()
-    np.testing.assert_allclose(found, slow_semantic(pred, target, 6), rtol=1e-9, atol=1e-12)
-    halves = [
-        torch.stack(semantic_frame_scores(torch.from_numpy(pred[s]), torch.from_numpy(target[s]), 6))
-        for s in (slice(0, 2), slice(2, 6))
-    ]
-    np.testing.assert_allclose(sum(halves).numpy(), found, rtol=1e-12)
+    return pred, target
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_semantic_scores_equal_the_protocol_written_out(seed: int):
+    pred, target = random_classes(seed)
+    areas = count_pixels(torch.from_numpy(pred), torch.from_numpy(target), 6)
+    found = semantic_frame_scores(areas)
+    np.testing.assert_allclose(found.numpy(), slow_semantic(pred, target, 6), rtol=1e-9, atol=1e-12)
+    halves = [semantic_frame_scores(areas[:, part]) for part in (slice(0, 2), slice(2, 6))]
+    np.testing.assert_allclose(sum(halves).numpy(), found.numpy(), rtol=1e-12)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_dataset_scores_come_from_one_confusion_matrix(seed: int):
+    pred, target = random_classes(seed)
+    confusion = np.zeros((6, 6))
+    for p, t in zip(pred.flat, target.flat, strict=True):
+        confusion[t, p] += 1
+    ious, fscores = [], []
+    for c in range(6):
+        predicted, true, hits = confusion[:, c].sum(), confusion[c].sum(), confusion[c, c]
+        if predicted + true:
+            ious.append(hits / (predicted + true - hits))
+            precision, recall = hits / predicted if predicted else 0, hits / true if true else 0
+            fscores.append(1.3 * precision * recall / (0.3 * precision + recall) if hits else 0)
+    assert len(ious) == 5
+    found = dataset_scores(count_pixels(torch.from_numpy(pred), torch.from_numpy(target), 6).sum(1))
+    assert found == pytest.approx((np.mean(ious), np.mean(fscores)), abs=1e-12)
+
+
+def test_fscore_of_a_decision_is_one_point_of_the_curve():
+    """Scores of 0 and 1 give the decision's F at every threshold but the first, at which all is predicted."""
+    generator = torch.Generator().manual_seed(0)
+    masks = torch.rand(6, 7, 8, generator=generator) < 0.3
+    masks[2] = False
+    predicted = masks ^ (torch.rand(6, 7, 8, generator=generator) < 0.2)
+    predicted[4] = False
+    found, curves = frame_fscore(predicted, masks), fscore_curves(predicted.float(), masks)
+    assert found.isnan().tolist() == [False, False, True, False, False, False]
+    torch.testing.assert_close(curves[:, 1:], found[~found.isnan()][:, None].expand(-1, curves.shape[1] - 1))
+    assert found[4] == 0
+
+
+@pytest.mark.parametrize(("positive", "negative", "expected"), [(80, 0, 800 / 9), (86.2, 86.2, 23.79), (0, 100, 0)])
+def test_harmonic_mean(positive: float, negative: float, expected: float):
+    assert harmonic_mean(positive, negative) == pytest.approx(expected, abs=5e-3)

@@ -28,6 +28,7 @@ EXAMPLE_FRAMES = 96
 
 # Audio condition of an evaluation -> suffix of its metrics. "shuffled" gives each clip the audio of another clip.
 AUDIO_CONDITIONS = {"true": "", "shuffled": "_shuffled", "silence": "_silent"}
+NEGATIVE_CONDITIONS = ("silence",)  # nothing that is seen sounds
 UNKNOWN_SIZES = (0, 0xFFFFFFFF)  # what streaming writers leave in a RIFF header
 
 

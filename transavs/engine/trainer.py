@@ -25,7 +25,7 @@ from detectron2.utils import comm
 from torch import nn
 
 from transavs.checkpoint import checked_loading, checkpoint_to_load
-from transavs.data.audio import AUDIO_CONDITIONS, apply_audio_condition
+from transavs.data.audio import AUDIO_CONDITIONS, NEGATIVE_CONDITIONS, apply_audio_condition
 from transavs.data.dataset_mapper import AVSDatasetMapper
 from transavs.engine.hooks import FigureLogger, ThresholdSchedule
 from transavs.engine.solver import build_optimizer
@@ -154,7 +154,9 @@ class AVSTrainer(DefaultTrainer):
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str, condition: str = "true") -> DatasetEvaluator:
         class_names = MetadataCatalog.get(dataset_name).stuff_classes
-        evaluators: list[DatasetEvaluator] = [AVSEvaluator(class_names, AUDIO_CONDITIONS[condition])]
+        evaluators: list[DatasetEvaluator] = [
+            AVSEvaluator(class_names, AUDIO_CONDITIONS[condition], condition in NEGATIVE_CONDITIONS)
+        ]
         if cfg.TEST.FIGURE_CLIPS and not AUDIO_CONDITIONS[condition]:
             evaluators.append(ClipFigure(Path(cfg.OUTPUT_DIR) / FIGURE_NAME, cfg.TEST.FIGURE_CLIPS))
         return DatasetEvaluators(evaluators)

@@ -10,7 +10,8 @@ from transavs.data.audio import AUDIO_CONDITIONS
 
 RESULTS_NAME = "results.json"
 TABLE_NAME = "results.md"
-METRICS = ("J", "F", "mIoU", "mF", "mIoU_fg", "mF_fg")
+# The columns of the table; results.json has all.
+METRICS = ("J", "F", "F_half", "mIoU", "mF", "mIoU_fg", "mF_fg", "FPR")
 
 
 def results_table(values: dict[str, float]) -> str:

@@ -1,0 +1,35 @@
+#!/usr/bin/env python
+"""Score predicted PNG masks against ground truth, without a model.
+
+tools/score_masks.py --pred my_masks --gt AVSBench_object/Single-source/s4_data/gt_masks/test --setting s4
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from transavs.data.avsbench import LAYOUTS
+from transavs.engine.command_line import run_tool
+from transavs.evaluation.mask_folders import SETTINGS, score_mask_folders
+from transavs.evaluation.results import results_table
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pred", type=Path, required=True, help="folder of predictions, at the ground truth's paths")
+    parser.add_argument("--gt", type=Path, required=True, help="folder of the ground truth")
+    parser.add_argument("--setting", choices=sorted(SETTINGS), default="s4")
+    parser.add_argument("--dataset", type=Path, default=".", help="avss: folder that holds label2idx.json")
+    parser.add_argument("--size", type=int, default=0, help="score at this side, AVSBench's is 224; by default as is")
+    parser.add_argument("--json", type=Path, help="file to write all metrics to")
+    args = parser.parse_args()
+    class_names = LAYOUTS[args.setting].read_class_names(args.dataset)
+    found = score_mask_folders(args.pred, args.gt, args.setting, class_names, args.size)
+    sys.stdout.write(results_table(found) + "\n")
+    if args.json:
+        args.json.write_text(json.dumps(found, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    run_tool(main)

@@ -1,0 +1,132 @@
+"""Scores of anybody's masks, from folders of PNG files and without a model."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from transavs.data.images import UNREADABLE, read_mask
+from transavs.errors import AVSInputError
+from transavs.evaluation.clip_scores import ClipScores, score_clip, summarize
+from transavs.evaluation.metrics import THRESHOLD
+
+WHITE = 255
+
+
+@dataclass(frozen=True)
+class MaskSetting:
+    """How one setting's masks are read."""
+
+    encoding: str  # of the ground truth, see transavs.data.images.read_mask
+    read_prediction: Callable[[str], np.ndarray]
+    category_level: int = 0  # folders above the clip's own whose name is the category; 0 = none
+
+
+def read_score_map(path: str) -> np.ndarray:
+    """float32 (H, W) in [0, 1]: grey levels from black 0 to white 1; a file of nothing but 0 and 1 is a binary mask.
+
+    Raises:
+        AVSInputError: the file is no image.
+    """
+    try:
+        with Image.open(path) as image:
+            levels = np.asarray(image.convert("L"))
+            if image.mode == "P" or levels.max() <= 1:  # palettes of two colours are binary, whatever the colours
+                return (np.asarray(image) > 0).astype(np.float32)
+    except UNREADABLE as error:
+        raise AVSInputError(f"{path} cannot be read as a mask ({error}): write the prediction again") from error
+    return levels.astype(np.float32) / WHITE
+
+
+def read_ids(path: str) -> np.ndarray:
+    """int64 (H, W) class ids."""
+    return read_mask(path, "class_ids")
+
+
+SETTINGS = {
+    "s4": MaskSetting("binary", read_score_map, category_level=1),
+    "ms3": MaskSetting("binary", read_score_map),
+    "avss": MaskSetting("class_ids", read_ids),
+}
+
+
+def score_mask_folders(
+    pred: Path, gt: Path, setting: str, class_names: Sequence[str], size: int = 0
+) -> dict[str, float]:
+    """All metrics in percent, by name; those of :func:`transavs.evaluation.clip_scores.summarize`.
+
+    Files of one folder are the frames of one clip. Every ground truth needs a prediction at the same path; other files
+    are not looked at.
+
+    Args:
+        pred: predicted PNG files: binary, grey levels as scores, or class ids.
+        gt: folder of the ground truth's PNG files.
+        setting: key of SETTINGS.
+        class_names: background first.
+        size: side to resize both to before scoring; 0 keeps them as they are, of one size.
+
+    Raises:
+        AVSInputError: a folder or file is missing, broken or of another size.
+    """
+    clips: dict[str, list[Path]] = {}
+    for path in sorted(gt.rglob("*.png")):
+        clips.setdefault(str(path.parent.relative_to(gt)), []).append(path)
+    if not clips:
+        raise AVSInputError(f"{gt} holds no PNG file: name the folder of the ground truth")
+    missing = [path for paths in clips.values() for path in paths if not (pred / path.relative_to(gt)).is_file()]
+    if missing:
+        raise AVSInputError(
+            f"{len(missing)} predictions are missing, the first is {pred / missing[0].relative_to(gt)}: "
+            "write one PNG for each ground truth, at the same path"
+        )
+    chosen = SETTINGS[setting]
+    with tqdm(clips.items(), unit="clip") as progress:
+        scored = {
+            name: _score_folder(chosen, [(pred / path.relative_to(gt), path) for path in paths], class_names, size)
+            for name, paths in progress
+        }
+    return summarize(scored, class_names)
+
+
+def _score_folder(
+    setting: MaskSetting, files: Sequence[tuple[Path, Path]], class_names: Sequence[str], size: int
+) -> ClipScores:
+    predictions, masks = [], []
+    for prediction_file, mask_file in files:
+        prediction = torch.from_numpy(setting.read_prediction(str(prediction_file)))
+        mask = torch.from_numpy(read_mask(str(mask_file), setting.encoding))
+        if size:
+            prediction, mask = _resize(prediction, size), _resize(mask, size)
+        if prediction.shape != mask.shape:
+            raise AVSInputError(
+                f"{prediction_file} is {_size(prediction)} pixels and its ground truth {_size(mask)}: "
+                "write it at that size, or resize both with --size"
+            )
+        if mask.max() >= len(class_names):
+            raise AVSInputError(f"{mask_file} holds class {int(mask.max())} of {len(class_names)}: restore the mask")
+        predictions.append(prediction)
+        masks.append(mask)
+    if {mask.shape for mask in masks} != {masks[0].shape}:
+        raise AVSInputError(f"{files[0][1].parent} holds frames of several sizes: resize all with --size")
+    stacked = torch.stack(predictions)
+    ids = stacked if not stacked.is_floating_point() else (stacked > THRESHOLD).long()
+    scores = stacked if stacked.is_floating_point() else (stacked > 0).float()
+    parts = files[0][1].parts
+    category = parts[-2 - setting.category_level] if setting.category_level else ""
+    return score_clip(scores, ids, torch.stack(masks), num_classes=len(class_names), category=category)
+
+
+def _resize(image: Tensor, size: int) -> Tensor:
+    """Bilinear for scores, nearest for ids."""
+    mode, options = ("bilinear", {"align_corners": False}) if image.is_floating_point() else ("nearest-exact", {})
+    return F.interpolate(image[None, None].float(), size=(size, size), mode=mode, **options)[0, 0].to(image.dtype)
+
+
+def _size(image: Tensor) -> str:
+    return f"{image.shape[1]} x {image.shape[0]}"
