@@ -11,7 +11,6 @@ import torch
 
 from transavs import AVSInputError
 from transavs.data.audio import (
-    apply_audio_condition,
     fit_seconds,
     load_audio,
     load_log_mel,
@@ -155,18 +154,3 @@ def test_the_pickle_stands_in_for_a_missing_wav_only(tmp_path: Path):
     write_wav(wav, 80000)
     assert torch.equal(load_log_mel(str(wav), str(pkl), 5), log_mel_examples(*load_audio(wav)))
     assert torch.allclose(load_log_mel(None, None, 5), torch.tensor(-4.605170))
-
-
-def test_conditions_replace_the_audio_and_nothing_else():
-    records = [{"video_id": str(i), "audio_file": f"{i}.wav", "log_mel_file": f"{i}.pkl"} for i in range(7)]
-    assert apply_audio_condition(records, "true") == records
-    shuffled = apply_audio_condition(records, "shuffled")
-    assert [record["video_id"] for record in shuffled] == [record["video_id"] for record in records]
-    assert sorted(record["audio_file"] for record in shuffled) == sorted(record["audio_file"] for record in records)
-    assert all(old["audio_file"] != new["audio_file"] for old, new in zip(records, shuffled, strict=True))
-    assert all(record["audio_file"][0] == record["log_mel_file"][0] for record in shuffled)
-    assert {record["audio_file"] for record in apply_audio_condition(records, "silence")} == {None}
-    with pytest.raises(AVSInputError, match=r"AUDIO_CONDITIONS holds 'loud': choose from true"):
-        apply_audio_condition(records, "loud")
-    with pytest.raises(AVSInputError, match="two clips or more"):
-        apply_audio_condition(records[:1], "shuffled")

@@ -35,8 +35,10 @@ def test_the_same_seed_gives_the_same_bytes(tmp_path: Path):
 def test_layout_is_avsbench_objects(tiny_datasets: Path):
     root = tiny_datasets / "synthetic"
     s4, ms3 = root / "Single-source/s4_data", root / "Multi-sources/ms3_data"
-    assert (root / "Single-source/s4_meta_data.csv").read_text().startswith("name,start,category,split\n")
-    assert (root / "Multi-sources/ms3_meta_data.csv").read_text().startswith("video_id,split\n")
+    assert (
+        (root / "Single-source/s4_meta_data.csv").read_text().startswith("name,start,category,split,sounds,in_view\n")
+    )
+    assert (root / "Multi-sources/ms3_meta_data.csv").read_text().startswith("video_id,split,sounds,in_view\n")
     video = "ms3_test_0001_0"
     assert {path.name for path in (ms3 / "visual_frames" / video).iterdir()} == {
         f"{video}.mp4_{k}.png" for k in range(1, 6)
@@ -54,7 +56,7 @@ def test_layout_is_avsbench_objects(tiny_datasets: Path):
 
 def test_layout_is_avsbench_semantics(tiny_datasets: Path):
     root = tiny_datasets / "synthetic/AVSBench_semantic"
-    assert (root / "metadata.csv").read_text().startswith("vid,uid,s_min,s_sec,a_obj,split,label\n")
+    assert (root / "metadata.csv").read_text().startswith("vid,uid,s_min,s_sec,a_obj,split,label,sounds,in_view\n")
     names = list(json.loads((root / "label2idx.json").read_text()))
     assert names == ["background", *sorted(LOOKS)]
     seen = set()

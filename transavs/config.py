@@ -47,7 +47,12 @@ def _add_data_config(cfg: CN) -> None:
     cfg.INPUT.IMAGE_SIZE = 224
     # Objects, connected parts of one class, that are told apart in a frame's ground truth: the largest ones.
     cfg.INPUT.MAX_OBJECTS = 8
-    # Audio of each test run: "true" (gives J and F), "shuffled" (another clip's, J_shuffled), "silence" (J_silent).
+    # Share of training clips whose audio is replaced and whose target is emptied, and by what, in equal parts:
+    # "silence", "noise" and "offscreen", the audio of a clip in which nothing sounds that is in view.
+    cfg.INPUT.NEGATIVE_AUDIO_PROB = 0.0
+    cfg.INPUT.NEGATIVE_AUDIO = ["silence", "noise", "offscreen"]
+    # Audio of each test run: "true" (gives J and F), "shuffled" (another clip's, J_shuffled), "silence" (J_silent),
+    # "noise" (J_noise), "offscreen" (J_offscreen).
     cfg.TEST.AUDIO_CONDITIONS = ["true"]
     # Side in pixels of the square masks that are scored, 0 = each clip's own size.
     cfg.TEST.SCORE_SIZE = 0

@@ -26,9 +26,7 @@ MEL_BANDS, MEL_LOW_HZ, MEL_HIGH_HZ = 64, 125.0, 7500.0
 LOG_OFFSET = 0.01
 EXAMPLE_FRAMES = 96
 
-# Audio condition of an evaluation -> suffix of its metrics. "shuffled" gives each clip the audio of another clip.
-AUDIO_CONDITIONS = {"true": "", "shuffled": "_shuffled", "silence": "_silent"}
-NEGATIVE_CONDITIONS = ("silence",)  # nothing that is seen sounds
+NOISE_LEVELS = (-2.0, 0.0)  # exponents of ten between which the amplitude of noise is drawn
 UNKNOWN_SIZES = (0, 0xFFFFFFFF)  # what streaming writers leave in a RIFF header
 
 
@@ -166,41 +164,31 @@ def load_log_mel_pickle(path: str | Path) -> Tensor:
     return examples.detach().float()
 
 
-def load_log_mel(audio_file: str | None, log_mel_file: str | None, seconds: int) -> Tensor:
-    """Log-mel examples of one clip: from the audio, else from AVSBench's pickle, else silence if neither is named.
+def noise_examples(seed: int, seconds: int) -> Tensor:
+    """Log-mel examples of white noise at a random level, float32 (T, 1, 96, 64); the same for the same seed."""
+    rng = np.random.default_rng(seed)
+    level = 10 ** rng.uniform(*NOISE_LEVELS)
+    return fit_seconds(log_mel_examples(level * rng.uniform(-1, 1, seconds * SAMPLE_RATE), SAMPLE_RATE), seconds)
+
+
+def load_log_mel(
+    audio_file: str | None, log_mel_file: str | None, seconds: int, noise_seed: int | None = None
+) -> Tensor:
+    """Log-mel examples of one clip: from the audio, else from AVSBench's pickle; noise or silence if none is named.
 
     Args:
         audio_file: path of the audio, or None.
         log_mel_file: path of the pickle to fall back on where ``audio_file`` does not exist, or None.
         seconds: T.
+        noise_seed: of the noise to make where no audio is named; None for silence.
 
     Returns:
         float32 (T, 1, 96, 64).
     """
     if audio_file is None:
+        if noise_seed is not None:
+            return noise_examples(noise_seed, seconds)
         return fit_seconds(torch.zeros(0, 1, EXAMPLE_FRAMES, MEL_BANDS), seconds)
     if log_mel_file is not None and not Path(audio_file).exists() and Path(log_mel_file).exists():
         return fit_seconds(load_log_mel_pickle(log_mel_file), seconds)
     return fit_seconds(log_mel_examples(*load_audio(audio_file)), seconds)
-
-
-def apply_audio_condition(records: list[dict[str, Any]], condition: str, seed: int = 0) -> list[dict[str, Any]]:
-    """Copies of the records whose audio is replaced as ``condition`` (a key of AUDIO_CONDITIONS) says.
-
-    ``shuffled`` is one cycle through all clips in random order: each clip gets another clip's audio, each once.
-
-    Raises:
-        AVSInputError: the condition is unknown, or there is a single clip to shuffle.
-    """
-    if condition == "true":
-        return records
-    if condition == "silence":
-        return [{**record, "audio_file": None, "log_mel_file": None} for record in records]
-    if condition != "shuffled":
-        raise AVSInputError(f"TEST.AUDIO_CONDITIONS holds '{condition}': choose from {', '.join(AUDIO_CONDITIONS)}")
-    if len(records) < 2:
-        raise AVSInputError("TEST.AUDIO_CONDITIONS holds 'shuffled', which needs a test split of two clips or more")
-    order = np.random.default_rng(seed).permutation(len(records))
-    donors = dict(zip(order.tolist(), np.roll(order, 1).tolist(), strict=True))
-    names = ("audio_file", "log_mel_file")
-    return [record | {name: records[donors[i]].get(name) for name in names} for i, record in enumerate(records)]

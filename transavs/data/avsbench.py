@@ -1,6 +1,7 @@
 """AVSBench trees on disk -> detectron2 records, registered as ``avsbench_*`` and ``synthetic_*``.
 
-A record holds ``video_id, category, file_names`` (T frame paths), ``mask_file_names`` (L paths), ``mask_encoding`` (see
+A record holds ``video_id, category``, the classes that it ``sounds`` of and has ``in_view`` as far as the csv tells,
+``file_names`` (T frame paths), ``mask_file_names`` (L paths), ``mask_encoding`` (see
 :func:`transavs.data.images.read_mask`), ``labeled_frames`` (L frame indices), ``audio_file``, ``log_mel_file`` or None.
 Nothing else tells the subsets apart downstream.
 """
@@ -39,6 +40,7 @@ class Layout:
     log_mel: str = ""  # AVSBench's own log-mel pickles
     video_column: int = 0  # position of the column that names the video, whatever it is called
     category_column: str = ""
+    category_separator: str | None = None  # of the classes that a category joins; None where it is one class
     part_column: str = ""
     first_frame: int = 1  # what ``{k}`` is for the first frame
     labeled_frames: dict[tuple[str, str], tuple[int, ...]] = field(default_factory=dict)  # by part, split; else all
@@ -54,6 +56,10 @@ class Layout:
         """One path per frame index."""
         return [str(root / template.format(k=k + self.first_frame, **names)) for k in indices]
 
+    def classes(self, category: str) -> list[str]:
+        """The classes that a category names."""
+        return category.split(self.category_separator) if self.category_separator else [category] * bool(category)
+
     def record(self, root: Path, *, video: str, category: str, split: str, part: str = "") -> dict[str, Any]:
         """The record of one clip; builds paths and does not touch the disk."""
         names = {"video": video, "category": category, "split": split, "part": part}
@@ -61,6 +67,8 @@ class Layout:
         return {
             "video_id": f"{part}/{video}" if part else video,
             "category": category,
+            "sounds": self.classes(category),
+            "in_view": self.classes(category),
             "file_names": self.frame_paths(root, self.frames, range(self.num_frames[part]), **names),
             "mask_file_names": self.frame_paths(root, self.masks, labeled, **names),
             "mask_encoding": self.mask_encoding,
@@ -111,6 +119,7 @@ LAYOUTS = {
         columns=("vid", "uid", "s_min", "s_sec", "a_obj", "split", "label"),
         video_column=1,
         category_column="a_obj",
+        category_separator="_",
         part_column="label",
         first_frame=0,
         frames="{part}/{video}/frames/{k}.jpg",
@@ -170,9 +179,9 @@ def load_avsbench(root: str | Path, subset: str, split: str, mend: str = AVSBENC
         if part not in layout.num_frames:
             raise AVSInputError(f"{meta} names the {layout.part_column} '{part}', known are {list(layout.num_frames)}")
         category = row.get(layout.category_column) or ""
-        records.append(
-            layout.record(root, video=row[columns[layout.video_column]], category=category, split=split, part=part)
-        )
+        record = layout.record(root, video=row[columns[layout.video_column]], category=category, split=split, part=part)
+        # Columns that any csv may have beside AVSBench's own: class names joined by "_".
+        records.append(record | {key: row[key].split("_") for key in ("sounds", "in_view") if row.get(key)})
     logging.getLogger(__name__).info("%d clips in split '%s' of %s", len(records), split, meta)
     return records
 

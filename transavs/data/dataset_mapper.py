@@ -13,6 +13,7 @@ from detectron2.config import CfgNode, configurable
 from detectron2.data import transforms as T
 
 from transavs.data.audio import load_log_mel
+from transavs.data.audio_conditions import NegativeAudio
 from transavs.data.images import connected_objects, read_frame, read_mask
 from transavs.errors import AVSInputError
 
@@ -40,6 +41,7 @@ class AVSDatasetMapper:
         num_classes: int,
         max_objects: int,
         score_size: int,
+        negative_audio: NegativeAudio | None = None,
     ):
         """
         Args:
@@ -49,6 +51,7 @@ class AVSDatasetMapper:
             num_classes: K; masks with other class ids are refused.
             max_objects: see :func:`transavs.data.images.connected_objects`.
             score_size: H and W when testing; 0 = the clip's own.
+            negative_audio: replaces the audio of some clips, and empties their masks.
         """
         self.augmentations = T.AugmentationList(augmentations)
         self.image_format = image_format
@@ -56,9 +59,12 @@ class AVSDatasetMapper:
         self.num_classes = num_classes
         self.max_objects = max_objects
         self.score_size = score_size
+        self.negative_audio = negative_audio
 
     @classmethod
-    def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict[str, Any]:
+    def from_config(
+        cls, cfg: CfgNode, is_train: bool = True, negative_audio: NegativeAudio | None = None
+    ) -> dict[str, Any]:
         size = cfg.INPUT.IMAGE_SIZE
         augmentations: list[T.Augmentation] = [T.Resize((size, size))]
         if is_train and cfg.INPUT.RANDOM_FLIP != "none":
@@ -70,6 +76,7 @@ class AVSDatasetMapper:
             "num_classes": cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES,
             "max_objects": cfg.INPUT.MAX_OBJECTS,
             "score_size": cfg.TEST.SCORE_SIZE,
+            "negative_audio": negative_audio,
         }
 
     def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
@@ -91,13 +98,19 @@ class AVSDatasetMapper:
             height = width = self.score_size
         if self.is_train or self.score_size:
             masks = [transforms.apply_segmentation(mask.astype(np.uint8)).astype(np.int64) for mask in masks]
+        replaced = self.negative_audio.draw(clip) if self.negative_audio is not None else None
+        if replaced is not None:
+            clip |= replaced
+            masks = [np.zeros_like(mask) for mask in masks]
         if self.is_train:
             objects = [connected_objects(mask, self.max_objects) for mask in masks]
             clip["objects"] = torch.from_numpy(np.stack(objects))
         clip["images"] = torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
         clip["masks"] = torch.from_numpy(np.stack(masks))
         clip["labeled_frames"] = torch.tensor(clip["labeled_frames"], dtype=torch.int64)
-        clip["log_mel"] = load_log_mel(clip["audio_file"], clip.get("log_mel_file"), len(frames))
+        clip["log_mel"] = load_log_mel(
+            clip["audio_file"], clip.get("log_mel_file"), len(frames), clip.get("noise_seed")
+        )
         return clip | {"height": height, "width": width}
 
     def _read_mask(self, path: str, encoding: str, height: int, width: int) -> np.ndarray:

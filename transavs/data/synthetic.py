@@ -116,7 +116,8 @@ def write_clip(plan: ClipPlan) -> dict[str, str]:
     soundfile.write(_prepare_folder(record["audio_file"]), wave, SAMPLE_RATE, subtype="PCM_16")
     start = {"start": "0", "s_min": "0", "s_sec": "0"}
     named = {"name": plan.video, "video_id": plan.video, "vid": plan.video.removesuffix("_0"), "uid": plan.video}
-    return start | named | {"category": category, "a_obj": category, "split": plan.split, "label": plan.part}
+    named |= {"category": category, "a_obj": category, "split": plan.split, "label": plan.part}
+    return start | named | {"sounds": "_".join(heard), "in_view": "_".join(map(str, classes))}
 
 
 def _write_image(path: str, image: np.ndarray) -> None:
@@ -131,7 +132,8 @@ def _write_meta(root: Path, layout: Layout, rows: list[dict[str, str]]) -> None:
         numbers = {"background": 0} | CLASS_IDS
         Path(_prepare_folder(root / layout.class_names)).write_text(json.dumps(numbers, indent=2) + "\n")
     with open(_prepare_folder(root / layout.meta), "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, layout.columns, extrasaction="ignore")
+        # AVSBench's columns and two of ours, which tell what sounds at some time and all that is in view.
+        writer = csv.DictWriter(file, (*layout.columns, "sounds", "in_view"), extrasaction="ignore")
         writer.writeheader()
         writer.writerows(rows)
 

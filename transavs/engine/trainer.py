@@ -25,14 +25,14 @@ from detectron2.utils import comm
 from torch import nn
 
 from transavs.checkpoint import checked_loading, checkpoint_to_load
-from transavs.data.audio import AUDIO_CONDITIONS, NEGATIVE_CONDITIONS, apply_audio_condition
+from transavs.data.audio_conditions import AUDIO_CONDITIONS, NEGATIVE_AUDIO, NegativeAudio, apply_audio_condition
 from transavs.data.dataset_mapper import AVSDatasetMapper
 from transavs.engine.hooks import FigureLogger, ThresholdSchedule
 from transavs.engine.solver import build_optimizer
 from transavs.errors import AVSInputError
 from transavs.evaluation.avs_evaluator import AVSEvaluator
 from transavs.evaluation.clip_figure import ClipFigure
-from transavs.evaluation.results import results_table, write_results
+from transavs.evaluation.results import combined_scores, results_table, write_results
 from transavs.modeling.activation_checkpoint import checkpoint_modules
 from transavs.modeling.criterion import AVSCriterion
 
@@ -135,9 +135,11 @@ class AVSTrainer(DefaultTrainer):
         dataset = get_detection_dataset_dicts(cfg.DATASETS.TRAIN, filter_empty=False)
         batch_size = cfg.SOLVER.IMS_PER_BATCH
         seed = cfg.SEED if cfg.SEED >= 0 else None
+        share, kinds = cfg.INPUT.NEGATIVE_AUDIO_PROB, cfg.INPUT.NEGATIVE_AUDIO
+        negative_audio = NegativeAudio(dataset, kinds, share) if share > 0 else None
         return build_detection_train_loader(
             dataset,
-            mapper=AVSDatasetMapper(cfg, is_train=True),
+            mapper=AVSDatasetMapper(cfg, is_train=True, negative_audio=negative_audio),
             sampler=ResumableTrainingSampler(len(dataset), seed, consumed=start_iter * batch_size),
             total_batch_size=batch_size,
             aspect_ratio_grouping=False,
@@ -155,7 +157,7 @@ class AVSTrainer(DefaultTrainer):
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str, condition: str = "true") -> DatasetEvaluator:
         class_names = MetadataCatalog.get(dataset_name).stuff_classes
         evaluators: list[DatasetEvaluator] = [
-            AVSEvaluator(class_names, AUDIO_CONDITIONS[condition], condition in NEGATIVE_CONDITIONS)
+            AVSEvaluator(class_names, AUDIO_CONDITIONS[condition], condition in NEGATIVE_AUDIO)
         ]
         if cfg.TEST.FIGURE_CLIPS and not AUDIO_CONDITIONS[condition]:
             evaluators.append(ClipFigure(Path(cfg.OUTPUT_DIR) / FIGURE_NAME, cfg.TEST.FIGURE_CLIPS))
@@ -196,6 +198,8 @@ class AVSTrainer(DefaultTrainer):
                 found = inference_on_dataset(model, loader, cls.build_evaluator(cfg, name, condition))
                 for task, values in found.items():
                     merged.setdefault(task, OrderedDict()).update(values)
+            for values in merged.values():
+                values.update(combined_scores(values))
             if comm.is_main_process():
                 print_csv_format(merged)
                 logging.getLogger(__name__).info("%s\n%s", name, results_table(merged["sem_seg"]))

@@ -2,11 +2,13 @@
 
 import json
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 from tabulate import tabulate
 
-from transavs.data.audio import AUDIO_CONDITIONS
+from transavs.data.audio_conditions import AUDIO_CONDITIONS, NEGATIVE_AUDIO
+from transavs.evaluation.metrics import harmonic_mean
 
 RESULTS_NAME = "results.json"
 TABLE_NAME = "results.md"
@@ -20,6 +22,16 @@ def results_table(values: dict[str, float]) -> str:
     metrics = [name for name in METRICS if any(name + suffix in values for suffix in suffixes.values())]
     rows = [(condition, *(values[name + suffix] for name in metrics)) for condition, suffix in suffixes.items()]
     return tabulate(rows, headers=("audio", *metrics), tablefmt="pipe", floatfmt=".1f")
+
+
+def combined_scores(values: dict[str, float]) -> dict[str, float]:
+    """G_J, G_F and G_FPR of the negative audio conditions that were run, beside the true audio (AVSBench-Robust)."""
+    suffixes = [AUDIO_CONDITIONS[name] for name in NEGATIVE_AUDIO if "J" + AUDIO_CONDITIONS[name] in values]
+    if not suffixes or "J" not in values:
+        return {}
+    negative = {name: mean(values[name + suffix] for suffix in suffixes) for name in ("J", "F", "FPR")}
+    found = {f"G_{name}": harmonic_mean(values[name], negative[name]) for name in ("J", "F")}
+    return found | {"G_FPR": negative["FPR"]}
 
 
 def write_results(results: dict[str, dict[str, Any]], folder: Path) -> None:
