@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pycocotools.mask
 import pytest
 import torch
 from PIL import Image
@@ -15,6 +16,7 @@ from transavs.data.avsbench import load_avsbench
 from transavs.data.images import read_mask
 from transavs.evaluation import AVSEvaluator
 from transavs.evaluation.mask_folders import read_score_map, score_mask_folders
+from transavs.evaluation.prediction_writer import FORMATS, PredictionWriter
 
 BINARY = ["background", "sounding"]
 
@@ -72,6 +74,46 @@ def test_class_ids_score_as_the_evaluator_scores_them(tiny_datasets: Path, tmp_p
     assert 0 < found["mIoU"] < 100
 
 
+@pytest.mark.parametrize(("subset", "classes"), [("ms3", 2), ("avss", 7)])
+def test_written_predictions_score_as_they_did(tiny_datasets: Path, tmp_path: Path, subset: str, classes: int):
+    """What an evaluation keeps is scored again from the files; scores to the 255 levels of a file."""
+    root = tiny_datasets / "synthetic" / ("AVSBench_semantic" if subset == "avss" else "")
+    records, gt = load_avsbench(root, subset, "test"), tmp_path / "gt"
+    names = [str(c) for c in range(classes)]
+    evaluators = AVSEvaluator(names), PredictionWriter(tmp_path, FORMATS, classes)
+    for evaluator in evaluators:
+        evaluator.reset()
+    for record in records:
+        for path in map(Path, record["mask_file_names"]):  # the tree of AVSS holds all splits
+            target = gt / path.relative_to(record["mask_root"])
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, target)
+        masks = [torch.from_numpy(read_mask(path, record["mask_encoding"])) for path in record["mask_file_names"]]
+        clip = record | {"masks": torch.stack(masks), "labeled_frames": torch.tensor(record["labeled_frames"])}
+        sem_seg = torch.rand(len(record["file_names"]), classes, *masks[0].shape).softmax(1)
+        for evaluator in evaluators:
+            evaluator.process([clip], [{"sem_seg": sem_seg}])
+    expected = evaluators[0].evaluate()["sem_seg"]
+    evaluators[1].evaluate()
+    found = score_mask_folders(tmp_path / "png", gt, subset, names)
+    assert found["J"] == pytest.approx(expected["J"], abs=1e-4)
+    if subset == "ms3":
+        assert score_mask_folders(tmp_path / "scores", gt, subset, names)["F"] == pytest.approx(expected["F"], abs=0.5)
+    else:
+        assert found["mIoU"] == pytest.approx(expected["mIoU"], abs=1e-4)
+    codes = json.loads((tmp_path / "predictions.json").read_text())
+    assert {code["video_id"] for code in codes} == {record["video_id"] for record in records}
+    for code in codes[::7]:
+        written = read_mask(str(tmp_path / "png" / code["file_name"]), "class_ids")
+        value = 255 if subset == "ms3" else code["category_id"]
+        assert (pycocotools.mask.decode(code["segmentation"]) == (written == value)).all()
+
+
+def test_predictions_have_no_such_form(tmp_path: Path):
+    with pytest.raises(AVSInputError, match=r"SAVE_PREDICTIONS holds \['gif'\]: choose from rle"):
+        PredictionWriter(tmp_path, ["png", "gif"], 2)
+
+
 def test_binary_files_need_no_white(tmp_path: Path):
     mask = np.array([[0, 1], [1, 1]], dtype=np.uint8)
     for name, image in {
@@ -97,7 +139,7 @@ def test_one_size_for_both(tmp_path: Path):
 
 def test_what_is_missing_or_broken_is_named(tmp_path: Path):
     (tmp_path / "gt/clip").mkdir(parents=True)
-    with pytest.raises(AVSInputError, match="gt holds no PNG file"):
+    with pytest.raises(AVSInputError, match="gt holds no PNG file of ms3"):
         score_mask_folders(tmp_path / "pred", tmp_path / "gt", "ms3", BINARY)
     for k in (1, 2):
         Image.fromarray(np.zeros((4, 4), dtype=np.uint8)).save(tmp_path / f"gt/clip/{k}.png")

@@ -56,6 +56,9 @@ def _add_data_config(cfg: CN) -> None:
     cfg.TEST.AUDIO_CONDITIONS = ["true"]
     # Side in pixels of the square masks that are scored, 0 = each clip's own size.
     cfg.TEST.SCORE_SIZE = 0
+    # Predictions to keep in OUTPUT_DIR/inference, see transavs/evaluation/prediction_writer.py: "rle" (JSON), "png"
+    # (masks or class ids), "scores" (grey levels).
+    cfg.TEST.SAVE_PREDICTIONS = []
     # Clips in the figure that an evaluation draws into OUTPUT_DIR; 0 draws none.
     cfg.TEST.FIGURE_CLIPS = 6
 

@@ -1,12 +1,13 @@
 """AVSBench trees on disk -> detectron2 records, registered as ``avsbench_*`` and ``synthetic_*``.
 
 A record holds ``video_id, category``, the classes that it ``sounds`` of and has ``in_view`` as far as the csv tells,
-``file_names`` (T frame paths), ``mask_file_names`` (L paths), ``mask_encoding`` (see
+``file_names`` (T frame paths), ``mask_file_names`` (L paths below ``mask_root``), ``mask_encoding`` (see
 :func:`transavs.data.images.read_mask`), ``labeled_frames`` (L frame indices), ``audio_file``, ``log_mel_file`` or None.
 Nothing else tells the subsets apart downstream.
 """
 
 import csv
+import itertools
 import json
 import logging
 import os
@@ -60,6 +61,11 @@ class Layout:
         """The classes that a category names."""
         return category.split(self.category_separator) if self.category_separator else [category] * bool(category)
 
+    def mask_root(self, root: Path, split: str) -> Path:
+        """The folder that all masks of a split lie below."""
+        shared = itertools.takewhile(lambda name: "{" not in name.replace("{split}", ""), self.masks.split("/"))
+        return root / "/".join(shared).format(split=split)
+
     def record(self, root: Path, *, video: str, category: str, split: str, part: str = "") -> dict[str, Any]:
         """The record of one clip; builds paths and does not touch the disk."""
         names = {"video": video, "category": category, "split": split, "part": part}
@@ -71,6 +77,7 @@ class Layout:
             "in_view": self.classes(category),
             "file_names": self.frame_paths(root, self.frames, range(self.num_frames[part]), **names),
             "mask_file_names": self.frame_paths(root, self.masks, labeled, **names),
+            "mask_root": str(self.mask_root(root, split)),
             "mask_encoding": self.mask_encoding,
             "labeled_frames": list(labeled),
             "audio_file": str(root / self.audio.format(**names)),

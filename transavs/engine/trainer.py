@@ -32,6 +32,7 @@ from transavs.engine.solver import build_optimizer
 from transavs.errors import AVSInputError
 from transavs.evaluation.avs_evaluator import AVSEvaluator
 from transavs.evaluation.clip_figure import ClipFigure
+from transavs.evaluation.prediction_writer import PredictionWriter
 from transavs.evaluation.results import combined_scores, results_table, write_results
 from transavs.modeling.activation_checkpoint import checkpoint_modules
 from transavs.modeling.criterion import AVSCriterion
@@ -159,6 +160,9 @@ class AVSTrainer(DefaultTrainer):
         evaluators: list[DatasetEvaluator] = [
             AVSEvaluator(class_names, AUDIO_CONDITIONS[condition], condition in NEGATIVE_AUDIO)
         ]
+        if cfg.TEST.SAVE_PREDICTIONS:
+            folder = Path(cfg.OUTPUT_DIR) / "inference" / f"{dataset_name}{AUDIO_CONDITIONS[condition]}"
+            evaluators.append(PredictionWriter(folder, cfg.TEST.SAVE_PREDICTIONS, len(class_names)))
         if cfg.TEST.FIGURE_CLIPS and not AUDIO_CONDITIONS[condition]:
             evaluators.append(ClipFigure(Path(cfg.OUTPUT_DIR) / FIGURE_NAME, cfg.TEST.FIGURE_CLIPS))
         return DatasetEvaluators(evaluators)

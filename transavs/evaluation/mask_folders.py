@@ -26,6 +26,7 @@ class MaskSetting:
     encoding: str  # of the ground truth, see transavs.data.images.read_mask
     read_prediction: Callable[[str], np.ndarray]
     category_level: int = 0  # folders above the clip's own whose name is the category; 0 = none
+    folder: str = ""  # where it is given, only files in folders of this name are ground truth
 
 
 def read_score_map(path: str) -> np.ndarray:
@@ -52,7 +53,7 @@ def read_ids(path: str) -> np.ndarray:
 SETTINGS = {
     "s4": MaskSetting("binary", read_score_map, category_level=1),
     "ms3": MaskSetting("binary", read_score_map),
-    "avss": MaskSetting("class_ids", read_ids),
+    "avss": MaskSetting("class_ids", read_ids, folder="labels_semantic"),
 }
 
 
@@ -74,18 +75,19 @@ def score_mask_folders(
     Raises:
         AVSInputError: a folder or file is missing, broken or of another size.
     """
+    chosen = SETTINGS[setting]
     clips: dict[str, list[Path]] = {}
     for path in sorted(gt.rglob("*.png")):
-        clips.setdefault(str(path.parent.relative_to(gt)), []).append(path)
+        if chosen.folder in ("", path.parent.name):
+            clips.setdefault(str(path.parent.relative_to(gt)), []).append(path)
     if not clips:
-        raise AVSInputError(f"{gt} holds no PNG file: name the folder of the ground truth")
+        raise AVSInputError(f"{gt} holds no PNG file of {setting}: name the folder of the ground truth")
     missing = [path for paths in clips.values() for path in paths if not (pred / path.relative_to(gt)).is_file()]
     if missing:
         raise AVSInputError(
             f"{len(missing)} predictions are missing, the first is {pred / missing[0].relative_to(gt)}: "
             "write one PNG for each ground truth, at the same path"
         )
-    chosen = SETTINGS[setting]
     with tqdm(clips.items(), unit="clip") as progress:
         scored = {
             name: _score_folder(chosen, [(pred / path.relative_to(gt), path) for path in paths], class_names, size)

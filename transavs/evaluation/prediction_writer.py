@@ -1,0 +1,90 @@
+"""detectron2 evaluator that keeps predictions as files."""
+
+import itertools
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pycocotools.mask
+from detectron2.evaluation import DatasetEvaluator
+from detectron2.utils import comm
+from torch import Tensor
+
+from transavs.errors import AVSInputError
+from transavs.evaluation.avs_evaluator import foreground_scores
+
+RLE_NAME = "predictions.json"
+FORMATS = ("rle", "png", "scores")
+WHITE = 255
+
+
+class PredictionWriter(DatasetEvaluator):
+    """Writes what was predicted for the labelled frames, in up to three forms.
+
+    * ``predictions.json`` ("rle"): for each frame and class that occurs in it ``video_id``, ``file_name`` of the ground
+      truth, ``frame`` (from 0), ``category_id`` and ``segmentation``, COCO's compressed run-length code.
+    * ``png/`` ("png"): masks at the ground truth's paths, 0 and 255, or class ids where there are several.
+    * ``scores/`` ("scores"): the same with the score of anything sounding as grey level.
+    """
+
+    def __init__(self, folder: str | Path, formats: Sequence[str], num_classes: int):
+        """
+        Args:
+            folder: to write into.
+            formats: some of FORMATS.
+            num_classes: K of the data set.
+
+        Raises:
+            AVSInputError: there is no such format.
+        """
+        if unknown := set(formats) - set(FORMATS):
+            raise AVSInputError(f"TEST.SAVE_PREDICTIONS holds {sorted(unknown)}: choose from {', '.join(FORMATS)}")
+        self.folder, self.formats, self.num_classes = Path(folder), formats, num_classes
+        self._codes: dict[str, list[dict[str, Any]]] = {}
+
+    def reset(self) -> None:
+        self._codes = {}
+
+    def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Tensor]]) -> None:
+        """Takes what :class:`AVSEvaluator` takes, with ``mask_file_names`` and ``mask_root``."""
+        for clip, output in zip(inputs, outputs, strict=True):
+            sem_seg = output["sem_seg"][clip["labeled_frames"].to(output["sem_seg"].device)]
+            ids = sem_seg.argmax(1).byte().cpu().numpy()
+            names = [os.path.relpath(path, clip["mask_root"]) for path in clip["mask_file_names"]]
+            if "rle" in self.formats:
+                self._codes[clip["video_id"]] = self._encode(clip, names, ids)
+            if "png" in self.formats:
+                self._write("png", names, ids * WHITE if self.num_classes == 2 else ids)
+            if "scores" in self.formats:
+                self._write("scores", names, (foreground_scores(sem_seg) * WHITE).round().byte().cpu().numpy())
+
+    @staticmethod
+    def _encode(clip: dict[str, Any], names: list[str], ids: np.ndarray) -> list[dict[str, Any]]:
+        found = []
+        for frame, name, mask in zip(clip["labeled_frames"].tolist(), names, ids, strict=True):
+            for class_id in np.unique(mask[mask > 0]).tolist():
+                code = pycocotools.mask.encode(np.asfortranarray(mask == class_id, dtype=np.uint8))
+                code["counts"] = code["counts"].decode("ascii")
+                about = {"video_id": clip["video_id"], "file_name": name, "frame": frame, "category_id": class_id}
+                found.append(about | {"segmentation": code})
+        return found
+
+    def _write(self, kind: str, names: Sequence[str], images: np.ndarray) -> None:
+        for name, image in zip(names, images, strict=True):
+            path = (self.folder / kind / name).with_suffix(".png")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            cv2.imwrite(str(path), image)
+
+    def evaluate(self) -> None:
+        if "rle" not in self.formats:
+            return
+        gathered = comm.gather(self._codes)
+        if comm.is_main_process():
+            clips = dict(itertools.chain.from_iterable(part.items() for part in gathered))
+            self.folder.mkdir(parents=True, exist_ok=True)
+            codes = [code for name in sorted(clips) for code in clips[name]]
+            (self.folder / RLE_NAME).write_text(json.dumps(codes))
