@@ -3,13 +3,15 @@
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from detectron2.data import DatasetCatalog
 
 from transavs.config import load_config
-from transavs.data.avsbench import LAYOUTS, SOURCES, load_avsbench
+from transavs.data.avsbench import LAYOUTS, SOURCES, load_avsbench, register_all_avsbench
 from transavs.data.synthetic import write_synthetic
 
 REPOSITORY = Path(__file__).parent.parent
@@ -29,6 +31,21 @@ def tiny_datasets(tmp_path_factory: pytest.TempPathFactory) -> Path:
         clips = {"train": 4, "val": 2, "test": 3}
         write_synthetic(root, sorted(LAYOUTS), clips, size=40, source=source, seed=3)
     return root
+
+
+def register_again(root: Path | str) -> None:
+    for name in DatasetCatalog.list():
+        if name.startswith(("avsbench_", "synthetic_")):
+            DatasetCatalog.remove(name)
+    register_all_avsbench(root)
+
+
+@pytest.fixture(scope="module")
+def tiny_catalog(tiny_datasets: Path) -> Iterator[None]:
+    """The registered names mean the tiny trees while this module runs."""
+    register_again(tiny_datasets)
+    yield
+    register_again(os.environ.get("DETECTRON2_DATASETS", "datasets"))
 
 
 @pytest.fixture

@@ -1,20 +1,16 @@
 """Every config trains: real steps of the trainer at a reduced input, in this process."""
 
 import json
-import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import REPOSITORY
-from detectron2.data import DatasetCatalog
 from detectron2.utils.events import EventStorage
 from published_tpavi import PublishedTPAVI
 
 from transavs.config import load_config
 from transavs.conversion import convert_weights
-from transavs.data.avsbench import register_all_avsbench
 from transavs.engine import AVSTrainer
 
 CONFIGS = REPOSITORY / "configs"
@@ -27,21 +23,6 @@ REDUCED = [
     *("MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", "", "MODEL.TIMM.PRETRAINED", "False", "INPUT.IMAGE_SIZE", "64"),
     *("SOLVER.IMS_PER_BATCH", "2", "SOLVER.MAX_ITER", "2", "DATALOADER.NUM_WORKERS", "0"),
 ]
-
-
-def register_again(root: Path | str) -> None:
-    for name in DatasetCatalog.list():
-        if name.startswith(("avsbench_", "synthetic_")):
-            DatasetCatalog.remove(name)
-    register_all_avsbench(root)
-
-
-@pytest.fixture(scope="module")
-def tiny_catalog(tiny_datasets: Path) -> Iterator[None]:
-    """The registered names mean the tiny trees while this module runs."""
-    register_again(tiny_datasets)
-    yield
-    register_again(os.environ.get("DETECTRON2_DATASETS", "datasets"))
 
 
 def train_two_iterations(config: Path, output: Path) -> None:

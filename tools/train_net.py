@@ -29,7 +29,7 @@ def main(args: Namespace) -> None:
     if args.eval_only:
         model = AVSTrainer.build_model(cfg)
         load_weights(model, cfg.OUTPUT_DIR, cfg.MODEL.WEIGHTS, resume=args.resume)
-        results = AVSTrainer.test(cfg, model)
+        results = AVSTrainer.test(cfg, model, resumable=True)
         if comm.is_main_process():
             verify_results(cfg, results)
         return

@@ -4,7 +4,7 @@ import itertools
 import logging
 import weakref
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,8 @@ from transavs.engine.solver import build_optimizer
 from transavs.errors import AVSInputError
 from transavs.evaluation.avs_evaluator import AVSEvaluator
 from transavs.evaluation.clip_figure import ClipFigure
+from transavs.evaluation.journal import SUFFIX as JOURNAL_SUFFIX
+from transavs.evaluation.journal import Journal, evaluation_key
 from transavs.evaluation.prediction_writer import PredictionWriter
 from transavs.evaluation.results import combined_scores, results_table, write_results
 from transavs.modeling.activation_checkpoint import checkpoint_modules
@@ -148,24 +150,38 @@ class AVSTrainer(DefaultTrainer):
         )
 
     @classmethod
-    def build_test_loader(cls, cfg: CfgNode, dataset_name: str, condition: str = "true") -> Any:
-        """Loader of one test set with the audio that ``condition`` (a key of AUDIO_CONDITIONS) says."""
+    def build_test_loader(
+        cls, cfg: CfgNode, dataset_name: str, condition: str = "true", done: Collection[str] = ()
+    ) -> Any:
+        """Loader of one test set with the audio that ``condition`` (a key of AUDIO_CONDITIONS) says.
+
+        Clips named in ``done`` are left out, but for the last one where nothing would be left.
+        """
         dataset = apply_audio_condition(get_detection_dataset_dicts(dataset_name, filter_empty=False), condition)
+        dataset = [record for record in dataset if record["video_id"] not in done] or dataset[-1:]
         mapper = AVSDatasetMapper(cfg, is_train=False)
         return build_detection_test_loader(dataset, mapper=mapper, num_workers=cfg.DATALOADER.NUM_WORKERS)
 
     @classmethod
-    def build_evaluator(cls, cfg: CfgNode, dataset_name: str, condition: str = "true") -> DatasetEvaluator:
+    def build_evaluator(
+        cls, cfg: CfgNode, dataset_name: str, condition: str = "true", journals: Sequence[Journal | None] = (None, None)
+    ) -> DatasetEvaluator:
+        """Metrics, and what TEST asks for beside them; ``journals`` are those of the scores and of the predictions."""
         class_names = MetadataCatalog.get(dataset_name).stuff_classes
         evaluators: list[DatasetEvaluator] = [
-            AVSEvaluator(class_names, AUDIO_CONDITIONS[condition], condition in NEGATIVE_AUDIO)
+            AVSEvaluator(class_names, AUDIO_CONDITIONS[condition], condition in NEGATIVE_AUDIO, journals[0])
         ]
         if cfg.TEST.SAVE_PREDICTIONS:
-            folder = Path(cfg.OUTPUT_DIR) / "inference" / f"{dataset_name}{AUDIO_CONDITIONS[condition]}"
-            evaluators.append(PredictionWriter(folder, cfg.TEST.SAVE_PREDICTIONS, len(class_names)))
+            folder = cls.inference_folder(cfg, dataset_name, condition)
+            writer = PredictionWriter(folder, cfg.TEST.SAVE_PREDICTIONS, len(class_names), journals[1])
+            evaluators.append(writer)
         if cfg.TEST.FIGURE_CLIPS and not AUDIO_CONDITIONS[condition]:
             evaluators.append(ClipFigure(Path(cfg.OUTPUT_DIR) / FIGURE_NAME, cfg.TEST.FIGURE_CLIPS))
         return DatasetEvaluators(evaluators)
+
+    @staticmethod
+    def inference_folder(cfg: CfgNode, dataset_name: str, condition: str) -> Path:
+        return Path(cfg.OUTPUT_DIR) / "inference" / f"{dataset_name}{AUDIO_CONDITIONS[condition]}"
 
     @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
@@ -176,7 +192,7 @@ class AVSTrainer(DefaultTrainer):
         return build_lr_scheduler(cfg, optimizer)
 
     @classmethod
-    def test(cls, cfg: CfgNode, model: nn.Module, evaluators: Any = None) -> dict[str, Any]:
+    def test(cls, cfg: CfgNode, model: nn.Module, evaluators: Any = None, resumable: bool = False) -> dict[str, Any]:
         """Evaluate on every set of DATASETS.TEST under every one of TEST.AUDIO_CONDITIONS.
 
         Writes ``results.json``, ``results.md`` and ``figure.png`` into OUTPUT_DIR.
@@ -185,12 +201,15 @@ class AVSTrainer(DefaultTrainer):
             cfg: the configuration.
             model: with its weights loaded.
             evaluators: one per test set in place of the project's own, for the first audio condition alone.
+            resumable: keep what each clip gave in OUTPUT_DIR/inference until the end, and go on from what a stopped
+                evaluation of the same weights and settings has left there.
 
         Returns:
             ``{"sem_seg": {"J": ..., "F": ..., "J_shuffled": ..., ...}}`` in percent; one such per name when there
             are several test sets; empty dicts on ranks other than the main one.
         """
         results: OrderedDict[str, Any] = OrderedDict()
+        key = evaluation_key(cfg, model) if resumable else ""
         for index, name in enumerate(cfg.DATASETS.TEST):
             if evaluators is not None:
                 results[name] = inference_on_dataset(model, cls.build_test_loader(cfg, name), evaluators[index])
@@ -198,8 +217,7 @@ class AVSTrainer(DefaultTrainer):
             merged: dict[str, Any] = {}
             results[name] = merged
             for condition in cfg.TEST.AUDIO_CONDITIONS:
-                loader = cls.build_test_loader(cfg, name, condition)
-                found = inference_on_dataset(model, loader, cls.build_evaluator(cfg, name, condition))
+                found = cls._test_condition(cfg, model, name, condition, key)
                 for task, values in found.items():
                     merged.setdefault(task, OrderedDict()).update(values)
             for values in merged.values():
@@ -209,4 +227,21 @@ class AVSTrainer(DefaultTrainer):
                 logging.getLogger(__name__).info("%s\n%s", name, results_table(merged["sem_seg"]))
         if comm.is_main_process() and evaluators is None:
             write_results(results, Path(cfg.OUTPUT_DIR))
+        if comm.is_main_process() and resumable:
+            for path in (Path(cfg.OUTPUT_DIR) / "inference").rglob(f"*{JOURNAL_SUFFIX}"):
+                path.unlink()
         return next(iter(results.values())) if len(results) == 1 else results
+
+    @classmethod
+    def _test_condition(cls, cfg: CfgNode, model: nn.Module, name: str, condition: str, key: str) -> dict[str, Any]:
+        """One test set under one audio condition; ``key`` of the journals to go on from, "" for none."""
+        if not key:
+            loader = cls.build_test_loader(cfg, name, condition)
+            return dict(inference_on_dataset(model, loader, cls.build_evaluator(cfg, name, condition)))
+        folder = cls.inference_folder(cfg, name, condition)
+        journals = [Journal(folder / kind, key) for kind in ("scores_journal", "predictions_journal")]
+        done = set(journals[0].found)
+        if "rle" in cfg.TEST.SAVE_PREDICTIONS:
+            done &= set(journals[1].found)
+        loader = cls.build_test_loader(cfg, name, condition, done)
+        return dict(inference_on_dataset(model, loader, cls.build_evaluator(cfg, name, condition, journals)))

@@ -10,6 +10,7 @@ from detectron2.utils import comm
 from torch import Tensor
 
 from transavs.evaluation.clip_scores import ClipScores, score_clip, summarize
+from transavs.evaluation.journal import Journal
 
 
 class AVSEvaluator(DatasetEvaluator):
@@ -18,20 +19,29 @@ class AVSEvaluator(DatasetEvaluator):
     Each clip is scored by itself, so batches, order and the split over ranks do not change the result.
     """
 
-    def __init__(self, class_names: Sequence[str], suffix: str = "", is_negative: bool = False):
+    def __init__(
+        self,
+        class_names: Sequence[str],
+        suffix: str = "",
+        is_negative: bool = False,
+        journal: Journal | None = None,
+    ):
         """
         Args:
             class_names: of the data set, background first.
             suffix: of the metrics' names, which tells the audio condition of this run.
             is_negative: whether under that condition nothing of what is seen sounds.
+            journal: keeps each clip's scores, and has those of a stopped evaluation.
         """
         self.class_names = class_names
         self.suffix = suffix
         self.is_negative = is_negative
+        self.journal = journal
         self._clips: dict[str, ClipScores] = {}
 
     def reset(self) -> None:
-        self._clips = {}
+        found = self.journal.found if self.journal else {}
+        self._clips = {name: ClipScores.from_json(values) for name, values in found.items()}
 
     def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Tensor]]) -> None:
         """
@@ -41,7 +51,7 @@ class AVSEvaluator(DatasetEvaluator):
         """
         for clip, output in zip(inputs, outputs, strict=True):
             sem_seg = output["sem_seg"][clip["labeled_frames"].to(output["sem_seg"].device)]
-            self._clips[clip["video_id"]] = score_clip(
+            scores = score_clip(
                 foreground_scores(sem_seg),
                 sem_seg.argmax(1),
                 clip["masks"].to(sem_seg.device),
@@ -49,6 +59,9 @@ class AVSEvaluator(DatasetEvaluator):
                 category=clip.get("category", ""),
                 is_negative=self.is_negative,
             )
+            self._clips[clip["video_id"]] = scores
+            if self.journal:
+                self.journal.add(clip["video_id"], scores.to_json())
 
     def evaluate(self) -> dict[str, dict[str, float]] | None:
         """``{"sem_seg": {"J": ..., "F": ..., ...}}`` in percent on the main process, None on others."""

@@ -6,6 +6,7 @@ Shape legend: T labelled frames, H x W pixels, K classes of the data set, L thre
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -37,6 +38,16 @@ class ClipScores:
     false_share: Tensor  # float64 (T,), share of the frame wrongly predicted as sounding
     areas: Tensor  # float64 (3, K), pixels agreed, predicted and true
     semantic: Tensor  # float64 (3, K), of semantic_frame_scores
+
+    def to_json(self) -> dict[str, Any]:
+        """Numbers as they are: Python writes each float so that it is read back the same."""
+        return {name: value.tolist() if isinstance(value, Tensor) else value for name, value in vars(self).items()}
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "ClipScores":
+        """What :meth:`to_json` gave."""
+        numbers = {name: torch.tensor(v, dtype=torch.float64) for name, v in values.items() if name != "category"}
+        return cls(category=values["category"], **numbers)
 
 
 def score_clip(

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from transavs.errors import AVSInputError
 from transavs.evaluation.avs_evaluator import foreground_scores
+from transavs.evaluation.journal import Journal
 
 RLE_NAME = "predictions.json"
 FORMATS = ("rle", "png", "scores")
@@ -31,12 +32,13 @@ class PredictionWriter(DatasetEvaluator):
     * ``scores/`` ("scores"): the same with the score of anything sounding as grey level.
     """
 
-    def __init__(self, folder: str | Path, formats: Sequence[str], num_classes: int):
+    def __init__(self, folder: str | Path, formats: Sequence[str], num_classes: int, journal: Journal | None = None):
         """
         Args:
             folder: to write into.
             formats: some of FORMATS.
             num_classes: K of the data set.
+            journal: keeps each clip's run-length codes, and has those of a stopped evaluation.
 
         Raises:
             AVSInputError: there is no such format.
@@ -44,10 +46,11 @@ class PredictionWriter(DatasetEvaluator):
         if unknown := set(formats) - set(FORMATS):
             raise AVSInputError(f"TEST.SAVE_PREDICTIONS holds {sorted(unknown)}: choose from {', '.join(FORMATS)}")
         self.folder, self.formats, self.num_classes = Path(folder), formats, num_classes
+        self.journal = journal
         self._codes: dict[str, list[dict[str, Any]]] = {}
 
     def reset(self) -> None:
-        self._codes = {}
+        self._codes = dict(self.journal.found) if self.journal else {}
 
     def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Tensor]]) -> None:
         """Takes what :class:`AVSEvaluator` takes, with ``mask_file_names`` and ``mask_root``."""
@@ -57,6 +60,8 @@ class PredictionWriter(DatasetEvaluator):
             names = [os.path.relpath(path, clip["mask_root"]) for path in clip["mask_file_names"]]
             if "rle" in self.formats:
                 self._codes[clip["video_id"]] = self._encode(clip, names, ids)
+                if self.journal:
+                    self.journal.add(clip["video_id"], self._codes[clip["video_id"]])
             if "png" in self.formats:
                 self._write("png", names, ids * WHITE if self.num_classes == 2 else ids)
             if "scores" in self.formats:
