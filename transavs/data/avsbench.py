@@ -135,6 +135,43 @@ SOURCES = {
 }
 
 
+def read_clip_names(root: str | Path, subset: str, mend: str = AVSBENCH_MEND) -> dict[int, dict[str, str]]:
+    """Read the csv of one subset as it stands; no value is checked.
+
+    Args:
+        root: of the subset, the folder that its layout's paths begin in.
+        subset: key of LAYOUTS.
+        mend: what the user should do where the tree is missing; ends the error message.
+
+    Returns:
+        ``video, category, split, part`` by line number of the csv; "" for what it does not say.
+
+    Raises:
+        AVSInputError: the csv is missing, no text, or lacks a column.
+    """
+    layout = LAYOUTS[subset]
+    meta = Path(root) / layout.meta
+    if not meta.is_file():
+        raise AVSInputError(f"{meta} does not exist: {mend}, or point DETECTRON2_DATASETS at the folder that holds it")
+    try:
+        with open(meta, newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            columns = list(reader.fieldnames or [])
+            rows = [(reader.line_num, row) for row in reader]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise AVSInputError(f"{meta} cannot be read as a csv file in UTF-8 ({error}): restore the file") from error
+    needed = {"split", layout.category_column, layout.part_column} - {""}
+    if needed - set(columns) or len(columns) <= layout.video_column:
+        missing = sorted(needed - set(columns)) or layout.columns[layout.video_column]
+        raise AVSInputError(f"{meta} lacks the column {missing} (it has {columns}): restore the file")
+    video, category, part = columns[layout.video_column], layout.category_column, layout.part_column
+    column_of = {"video": video, "category": category, "split": "split", "part": part}
+    return {
+        line: {name: (row.get(column) or "") if column else "" for name, column in column_of.items()}
+        for line, row in rows
+    }
+
+
 def load_avsbench(root: str | Path, subset: str, split: str, mend: str = AVSBENCH_MEND) -> list[dict[str, Any]]:
     """Read the csv of one subset and list the records of one split.
 
@@ -152,29 +189,16 @@ def load_avsbench(root: str | Path, subset: str, split: str, mend: str = AVSBENC
     """
     layout, root = LAYOUTS[subset], Path(root)
     meta = root / layout.meta
-    if not meta.is_file():
-        raise AVSInputError(f"{meta} does not exist: {mend}, or point DETECTRON2_DATASETS at the folder that holds it")
-    with open(meta, newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        columns = reader.fieldnames or []
-        needed = {"split", layout.category_column, layout.part_column} - {""}
-        if needed - set(columns) or len(columns) <= layout.video_column:
-            missing = sorted(needed - set(columns)) or layout.columns[layout.video_column]
-            raise AVSInputError(f"{meta} lacks the column {missing} (it has {columns}): restore the file")
-        rows = [row for row in reader if row["split"] == split]
-    if not rows:
+    clips = [names for names in read_clip_names(root, subset, mend).values() if names["split"] == split]
+    if not clips:
         raise AVSInputError(f"{meta} lists no clip with split '{split}': restore the file")
-    records = []
-    for row in rows:
-        part = row[layout.part_column] if layout.part_column else ""
-        if part not in layout.num_frames:
-            raise AVSInputError(f"{meta} names the {layout.part_column} '{part}', known are {list(layout.num_frames)}")
-        category = row.get(layout.category_column) or ""
-        records.append(
-            layout.record(root, video=row[columns[layout.video_column]], category=category, split=split, part=part)
-        )
-    logging.getLogger(__name__).info("%d clips in split '%s' of %s", len(records), split, meta)
-    return records
+    for names in clips:
+        if names["part"] not in layout.num_frames:
+            raise AVSInputError(
+                f"{meta} names the {layout.part_column} '{names['part']}', known are {list(layout.num_frames)}"
+            )
+    logging.getLogger(__name__).info("%d clips in split '%s' of %s", len(clips), split, meta)
+    return [layout.record(root, **names) for names in clips]
 
 
 def _load_registered(name: str, root: Path, subset: str, split: str, mend: str) -> list[dict[str, Any]]:

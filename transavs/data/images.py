@@ -1,4 +1,4 @@
-"""Frames and masks from files, and the objects in a mask."""
+"""Frames and masks from files, the colours of masks, and the objects in a mask."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -61,6 +61,12 @@ def read_mask(path: str, encoding: str) -> np.ndarray:
             return MASK_ENCODINGS[encoding](image).astype(np.int64)
     except UNREADABLE as error:
         raise AVSInputError(f"{path} cannot be read as a mask ({error}): restore the mask") from error
+
+
+def voc_palette(colours: int) -> np.ndarray:
+    """The first colours of PASCAL VOC's palette, uint8 (colours, 3) in RGB: the bits of the index, dealt to R, G, B."""
+    bits = (np.arange(colours)[:, None, None] >> (3 * np.arange(8)[:, None] + np.arange(3))) & 1  # (colours, 8, 3)
+    return (bits << np.arange(7, -1, -1)[:, None]).sum(1).astype(np.uint8)
 
 
 def connected_objects(mask: np.ndarray, max_objects: int) -> np.ndarray:

@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from transavs.data import synthetic_sounds
 from transavs.data.avsbench import LAYOUTS, SOURCES, Layout
+from transavs.data.images import voc_palette
 from transavs.data.synthetic_scenes import LOOKS, render_clip
 
 TIMBRES: dict[str, synthetic_sounds.Timbre] = {name: getattr(synthetic_sounds, name) for name in LOOKS}
@@ -80,12 +81,6 @@ SOUNDING = {
 def _prepare_folder(path: str | Path) -> str:
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     return str(path)
-
-
-def voc_palette(colours: int) -> np.ndarray:
-    """The first colours of PASCAL VOC's palette, uint8 (colours, 3) in RGB: the bits of the index, dealt to R, G, B."""
-    bits = (np.arange(colours)[:, None, None] >> (3 * np.arange(8)[:, None] + np.arange(3))) & 1  # (colours, 8, 3)
-    return (bits << np.arange(7, -1, -1)[:, None]).sum(1).astype(np.uint8)
 
 
 def write_clip(plan: ClipPlan) -> dict[str, str]:
