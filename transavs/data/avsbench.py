@@ -22,6 +22,9 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from transavs.errors import AVSInputError
 
 SPLITS = ("train", "val", "test")
+# What any csv may say beside AVSBench's own columns: the classes that sound at some time, and all that are in view.
+COLUMNS_OF_OURS = ("sounds", "in_view")
+CLASS_SEPARATOR = "_"
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,7 @@ class Layout:
     log_mel: str = ""  # AVSBench's own log-mel pickles
     video_column: int = 0  # position of the column that names the video, whatever it is called
     category_column: str = ""
-    category_separator: str | None = None  # of the classes that a category joins; None where it is one class
+    category_separator: str = ""  # of the classes that a category joins; "" where it is one class
     part_column: str = ""
     first_frame: int = 1  # what ``{k}`` is for the first frame
     labeled_frames: dict[tuple[str, str], tuple[int, ...]] = field(default_factory=dict)  # by part, split; else all
@@ -57,24 +60,36 @@ class Layout:
         """One path per frame index."""
         return [str(root / template.format(k=k + self.first_frame, **names)) for k in indices]
 
-    def classes(self, category: str) -> list[str]:
-        """The classes that a category names."""
-        return category.split(self.category_separator) if self.category_separator else [category] * bool(category)
+    def classes(self, joined: str, category: str) -> list[str]:
+        """The classes of one of COLUMNS_OF_OURS, or where it is empty those that the category names."""
+        if joined or (category and self.category_separator):
+            return joined.split(CLASS_SEPARATOR) if joined else category.split(self.category_separator)
+        return [category] if category else []
 
     def mask_root(self, root: Path, split: str) -> Path:
         """The folder that all masks of a split lie below."""
         shared = itertools.takewhile(lambda name: "{" not in name.replace("{split}", ""), self.masks.split("/"))
         return root / "/".join(shared).format(split=split)
 
-    def record(self, root: Path, *, video: str, category: str, split: str, part: str = "") -> dict[str, Any]:
+    def record(
+        self,
+        root: Path,
+        *,
+        video: str,
+        category: str,
+        split: str,
+        part: str = "",
+        sounds: str = "",
+        in_view: str = "",
+    ) -> dict[str, Any]:
         """The record of one clip; builds paths and does not touch the disk."""
         names = {"video": video, "category": category, "split": split, "part": part}
         labeled = self.frame_indices(part, split)
         return {
             "video_id": f"{part}/{video}" if part else video,
             "category": category,
-            "sounds": self.classes(category),
-            "in_view": self.classes(category),
+            "sounds": self.classes(sounds, category),
+            "in_view": self.classes(in_view, category),
             "file_names": self.frame_paths(root, self.frames, range(self.num_frames[part]), **names),
             "mask_file_names": self.frame_paths(root, self.masks, labeled, **names),
             "mask_root": str(self.mask_root(root, split)),
@@ -126,7 +141,7 @@ LAYOUTS = {
         columns=("vid", "uid", "s_min", "s_sec", "a_obj", "split", "label"),
         video_column=1,
         category_column="a_obj",
-        category_separator="_",
+        category_separator=CLASS_SEPARATOR,
         part_column="label",
         first_frame=0,
         frames="{part}/{video}/frames/{k}.jpg",
@@ -151,6 +166,44 @@ SOURCES = {
 }
 
 
+def read_clip_names(root: str | Path, subset: str, mend: str = AVSBENCH_MEND) -> dict[int, dict[str, str]]:
+    """Read the csv of one subset as it stands; no value is checked.
+
+    Args:
+        root: of the subset, the folder that its layout's paths begin in.
+        subset: key of LAYOUTS.
+        mend: what the user should do where the tree is missing; ends the error message.
+
+    Returns:
+        ``video, category, split, part, sounds, in_view`` by line number of the csv; "" for what it does not say.
+
+    Raises:
+        AVSInputError: the csv is missing, no text, or lacks a column.
+    """
+    layout = LAYOUTS[subset]
+    meta = Path(root) / layout.meta
+    if not meta.is_file():
+        raise AVSInputError(f"{meta} does not exist: {mend}, or point DETECTRON2_DATASETS at the folder that holds it")
+    try:
+        with open(meta, newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            columns = list(reader.fieldnames or [])
+            rows = [(reader.line_num, row) for row in reader]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise AVSInputError(f"{meta} cannot be read as a csv file in UTF-8 ({error}): restore the file") from error
+    needed = {"split", layout.category_column, layout.part_column} - {""}
+    if needed - set(columns) or len(columns) <= layout.video_column:
+        missing = sorted(needed - set(columns)) or layout.columns[layout.video_column]
+        raise AVSInputError(f"{meta} lacks the column {missing} (it has {columns}): restore the file")
+    video, category, part = columns[layout.video_column], layout.category_column, layout.part_column
+    column_of = {"video": video, "category": category, "split": "split", "part": part}
+    column_of |= dict(zip(COLUMNS_OF_OURS, COLUMNS_OF_OURS, strict=True))
+    return {
+        line: {name: (row.get(column) or "") if column else "" for name, column in column_of.items()}
+        for line, row in rows
+    }
+
+
 def load_avsbench(root: str | Path, subset: str, split: str, mend: str = AVSBENCH_MEND) -> list[dict[str, Any]]:
     """Read the csv of one subset and list the records of one split.
 
@@ -168,29 +221,26 @@ def load_avsbench(root: str | Path, subset: str, split: str, mend: str = AVSBENC
     """
     layout, root = LAYOUTS[subset], Path(root)
     meta = root / layout.meta
-    if not meta.is_file():
-        raise AVSInputError(f"{meta} does not exist: {mend}, or point DETECTRON2_DATASETS at the folder that holds it")
-    with open(meta, newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        columns = reader.fieldnames or []
-        needed = {"split", layout.category_column, layout.part_column} - {""}
-        if needed - set(columns) or len(columns) <= layout.video_column:
-            missing = sorted(needed - set(columns)) or layout.columns[layout.video_column]
-            raise AVSInputError(f"{meta} lacks the column {missing} (it has {columns}): restore the file")
-        rows = [row for row in reader if row["split"] == split]
-    if not rows:
+    clips = [names for names in read_clip_names(root, subset, mend).values() if names["split"] == split]
+    if not clips:
         raise AVSInputError(f"{meta} lists no clip with split '{split}': restore the file")
-    records = []
-    for row in rows:
-        part = row[layout.part_column] if layout.part_column else ""
-        if part not in layout.num_frames:
-            raise AVSInputError(f"{meta} names the {layout.part_column} '{part}', known are {list(layout.num_frames)}")
-        category = row.get(layout.category_column) or ""
-        record = layout.record(root, video=row[columns[layout.video_column]], category=category, split=split, part=part)
-        # Columns that any csv may have beside AVSBench's own: class names joined by "_".
-        records.append(record | {key: row[key].split("_") for key in ("sounds", "in_view") if row.get(key)})
-    logging.getLogger(__name__).info("%d clips in split '%s' of %s", len(records), split, meta)
-    return records
+    for names in clips:
+        if names["part"] not in layout.num_frames:
+            raise AVSInputError(
+                f"{meta} names the {layout.part_column} '{names['part']}', known are {list(layout.num_frames)}"
+            )
+    logging.getLogger(__name__).info("%d clips in split '%s' of %s", len(clips), split, meta)
+    return [_with_masks_there_are(layout, root, names) for names in clips]
+
+
+def _with_masks_there_are(layout: Layout, root: Path, names: dict[str, str]) -> dict[str, Any]:
+    """The record of a clip; where its masks are there in colours alone, with those."""
+    record = layout.record(root, **names)
+    if layout.colour_masks and not Path(record["mask_file_names"][0]).exists():
+        colour_masks = layout.frame_paths(root, layout.colour_masks, record["labeled_frames"], **names)
+        if Path(colour_masks[0]).exists():
+            return record | {"mask_file_names": colour_masks, "mask_encoding": "palette"}
+    return record
 
 
 def _load_registered(name: str, root: Path, subset: str, split: str, mend: str) -> list[dict[str, Any]]:

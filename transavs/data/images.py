@@ -1,4 +1,4 @@
-"""Frames and masks from files, and the objects in a mask."""
+"""Frames and masks from files, the colours of masks, and the objects in a mask."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +10,7 @@ from PIL import Image, UnidentifiedImageError
 
 from transavs.errors import AVSInputError
 
+PALETTE_COLOURS = 256
 UNREADABLE = (UnidentifiedImageError, OSError, SyntaxError)  # PIL raises each of these on broken files
 
 
@@ -41,7 +42,27 @@ def _class_ids(image: Image.Image) -> np.ndarray:
     return np.asarray(image)
 
 
-MASK_ENCODINGS: dict[str, Callable[[Image.Image], np.ndarray]] = {"binary": _binary, "class_ids": _class_ids}
+def _palette_ids(image: Image.Image) -> np.ndarray:
+    """Class ids of the colours of :func:`voc_palette`; a colour that it has not is an error."""
+    colours = _packed(np.asarray(image.convert("RGB")))
+    known = _packed(voc_palette(PALETTE_COLOURS))
+    order = np.argsort(known)
+    ids = order[np.searchsorted(known, colours, sorter=order).clip(max=PALETTE_COLOURS - 1)]
+    if unknown := np.unique(colours[known[ids] != colours]).tolist():
+        raise SyntaxError(f"it has {len(unknown)} colours that stand for no class, such as #{unknown[0]:06x}")
+    return ids
+
+
+def _packed(colours: np.ndarray) -> np.ndarray:
+    """uint8 (..., 3) -> int64 (...), a number per colour."""
+    return colours.astype(np.int64) @ (1 << 16, 1 << 8, 1)
+
+
+MASK_ENCODINGS: dict[str, Callable[[Image.Image], np.ndarray]] = {
+    "binary": _binary,
+    "class_ids": _class_ids,
+    "palette": _palette_ids,
+}
 
 
 def read_mask(path: str, encoding: str) -> np.ndarray:
@@ -49,7 +70,7 @@ def read_mask(path: str, encoding: str) -> np.ndarray:
 
     Args:
         path: of the mask.
-        encoding: "binary", where all that is not black is 1, or "class_ids".
+        encoding: "binary", where all that is not black is 1, "class_ids", or "palette", PASCAL VOC's colours.
 
     Raises:
         AVSInputError: the file is missing or no such image.
@@ -61,6 +82,12 @@ def read_mask(path: str, encoding: str) -> np.ndarray:
             return MASK_ENCODINGS[encoding](image).astype(np.int64)
     except UNREADABLE as error:
         raise AVSInputError(f"{path} cannot be read as a mask ({error}): restore the mask") from error
+
+
+def voc_palette(colours: int) -> np.ndarray:
+    """The first colours of PASCAL VOC's palette, uint8 (colours, 3) in RGB: the bits of the index, dealt to R, G, B."""
+    bits = (np.arange(colours)[:, None, None] >> (3 * np.arange(8)[:, None] + np.arange(3))) & 1  # (colours, 8, 3)
+    return (bits << np.arange(7, -1, -1)[:, None]).sum(1).astype(np.uint8)
 
 
 def connected_objects(mask: np.ndarray, max_objects: int) -> np.ndarray:

@@ -17,7 +17,8 @@ import soundfile
 from tqdm import tqdm
 
 from transavs.data import synthetic_sounds
-from transavs.data.avsbench import LAYOUTS, SOURCES, Layout
+from transavs.data.avsbench import COLUMNS_OF_OURS, LAYOUTS, SOURCES, Layout
+from transavs.data.images import voc_palette
 from transavs.data.synthetic_scenes import LOOKS, render_clip
 
 TIMBRES: dict[str, synthetic_sounds.Timbre] = {name: getattr(synthetic_sounds, name) for name in LOOKS}
@@ -82,12 +83,6 @@ def _prepare_folder(path: str | Path) -> str:
     return str(path)
 
 
-def voc_palette(colours: int) -> np.ndarray:
-    """The first colours of PASCAL VOC's palette, uint8 (colours, 3) in RGB: the bits of the index, dealt to R, G, B."""
-    bits = (np.arange(colours)[:, None, None] >> (3 * np.arange(8)[:, None] + np.arange(3))) & 1  # (colours, 8, 3)
-    return (bits << np.arange(7, -1, -1)[:, None]).sum(1).astype(np.uint8)
-
-
 def write_clip(plan: ClipPlan) -> dict[str, str]:
     """Write frames, masks and wav of one clip; returns what the subset's csv may say of it."""
     rng = plan.generator()
@@ -132,8 +127,7 @@ def _write_meta(root: Path, layout: Layout, rows: list[dict[str, str]]) -> None:
         numbers = {"background": 0} | CLASS_IDS
         Path(_prepare_folder(root / layout.class_names)).write_text(json.dumps(numbers, indent=2) + "\n")
     with open(_prepare_folder(root / layout.meta), "w", newline="", encoding="utf-8") as file:
-        # AVSBench's columns and two of ours, which tell what sounds at some time and all that is in view.
-        writer = csv.DictWriter(file, (*layout.columns, "sounds", "in_view"), extrasaction="ignore")
+        writer = csv.DictWriter(file, (*layout.columns, *COLUMNS_OF_OURS), extrasaction="ignore")
         writer.writeheader()
         writer.writerows(rows)
 

@@ -1,0 +1,42 @@
+#!/usr/bin/env python
+"""The data doctor: is my copy of AVSBench whole?
+
+Looks at every csv, frame, mask and sound and lists what is missing or broken, with the mend.
+Exit status: 0 = no fault, 1 = faults were found, 2 = there is nothing to look at.
+"""
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+
+from transavs.data.avsbench import LAYOUTS
+from transavs.data.doctor import check_avsbench
+from transavs.data.doctor_report import FAULT, summary
+from transavs.engine.command_line import run_tool
+
+FAULTS_FOUND = 1
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("root", type=Path, help="what DETECTRON2_DATASETS names, or one of the folders in it")
+    parser.add_argument("--subsets", nargs="+", choices=sorted(LAYOUTS), default=(), help="by default all in ROOT")
+    parser.add_argument("--no-counts", action="store_true", help="a part of the data: do not count its clips")
+    parser.add_argument("--list", action="store_true", help="print every finding before the summary")
+    parser.add_argument("--json", type=Path, help="file to write the counts and every finding to")
+    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes, by default one per core")
+    args = parser.parse_args()
+    report = check_avsbench(args.root, args.subsets, compare_counts=not args.no_counts, workers=args.workers)
+    if args.list:
+        sys.stdout.writelines(f"{finding}\n" for finding in report.findings)
+    sys.stdout.write(summary(report) + "\n")
+    if args.json:
+        args.json.write_text(json.dumps(report.as_dict(), indent=2) + "\n")
+    if report.of_severity(FAULT):
+        sys.exit(FAULTS_FOUND)
+
+
+if __name__ == "__main__":
+    run_tool(main)
