@@ -3,6 +3,7 @@
 
 import argparse
 import os
+import sys
 from pathlib import Path
 
 from transavs.data.avsbench import LAYOUTS, SOURCES, SPLITS
@@ -32,7 +33,8 @@ def main() -> None:
     write_synthetic(
         args.datasets, args.subsets, clips, args.size, source=args.source, seed=args.seed, workers=args.workers
     )
-    print(f"wrote {', '.join(SOURCES[args.source][1][s] + ' (' + s + ')' for s in args.subsets)} into {args.datasets}")
+    written = ", ".join(f"{SOURCES[args.source][1][subset]} ({subset})" for subset in args.subsets)
+    sys.stdout.write(f"wrote {written} into {args.datasets}\n")
 
 
 if __name__ == "__main__":

@@ -12,9 +12,11 @@ from detectron2.data import transforms as T
 from PIL import Image
 
 from transavs import AVSInputError
-from transavs.data.avsbench import LAYOUTS, load_avsbench, register_all_avsbench
+from transavs.data.avsbench import LAYOUTS, SOURCES, load_avsbench, register_all_avsbench, subset_root
 from transavs.data.dataset_mapper import AVSDatasetMapper
 from transavs.data.images import connected_objects, read_mask
+
+AVSBENCH = SOURCES["avsbench"][1]
 
 
 def make_mapper(is_train: bool, flip: bool = False, **changes: int) -> AVSDatasetMapper:
@@ -97,6 +99,39 @@ def test_masks_of_every_mode_read_alike(tmp_path: Path, mode: str):
         image.putpalette([0, 0, 0, 128, 0, 0])
     image.convert(mode).save(tmp_path / "mask.png")
     assert np.array_equal(read_mask(str(tmp_path / "mask.png"), "binary"), mask > 0)
+
+
+def test_trees_under_the_names_of_other_projects(tiny_datasets: Path, tmp_path: Path):
+    expected = {subset: load_avsbench(tiny_datasets / folder, subset, "test") for subset, folder in AVSBENCH.items()}
+    (tmp_path / "AVSS").symlink_to(tiny_datasets / AVSBENCH["avss"])
+    for name in ("Single-source", "Multi-sources"):
+        (tmp_path / name).symlink_to(tiny_datasets / AVSBENCH["s4"] / name)
+    for subset, folder in AVSBENCH.items():
+        root = subset_root(tmp_path, folder, subset)
+        found = load_avsbench(root, subset, "test")
+        assert [record["video_id"] for record in found] == [record["video_id"] for record in expected[subset]]
+        assert subset_root(tiny_datasets, folder, subset) == tiny_datasets / folder
+        assert subset_root(tmp_path / "nowhere", folder, subset) == tmp_path / "nowhere" / folder
+
+
+def test_colours_stand_for_classes_where_there_are_no_ids(tiny_datasets: Path, tmp_path: Path):
+    root = Path(shutil.copytree(tiny_datasets / "synthetic/AVSBench_semantic", tmp_path / "AVSS"))
+    by_ids = load_avsbench(root, "avss", "test")
+    expected = [read_mask(path, "class_ids") for record in by_ids for path in record["mask_file_names"]]
+    for folder in root.rglob("labels_semantic"):
+        shutil.rmtree(folder)
+    records = load_avsbench(root, "avss", "test")
+    assert {record["mask_encoding"] for record in records} == {"palette"}
+    found = [read_mask(path, "palette") for record in records for path in record["mask_file_names"]]
+    assert max(mask.max() for mask in found) > 1
+    for one, other in zip(found, expected, strict=True):
+        assert np.array_equal(one, other)
+    path = records[0]["mask_file_names"][0]
+    colours = np.array(Image.open(path).convert("RGB"))
+    colours[0, 0] = (1, 2, 3)
+    Image.fromarray(colours).save(path)
+    with pytest.raises(AVSInputError, match=r"0\.png cannot be read as a mask \(it has 1 colours .* such as #010203"):
+        read_mask(path, "palette")
 
 
 @pytest.mark.parametrize("mode", ["L", "P"])

@@ -12,7 +12,7 @@ from transavs.data import AVSDatasetMapper
 from transavs.evaluation import AVSEvaluator, clip_fscore, clip_jaccard
 from transavs.evaluation.avs_evaluator import foreground_scores
 from transavs.evaluation.clip_figure import ClipFigure
-from transavs.evaluation.results import results_table, write_results
+from transavs.evaluation.results import breakdown_table, results_table, write_results
 
 
 def make_clips(count: int, size: int = 12) -> tuple[list[dict], list[dict]]:
@@ -182,13 +182,17 @@ def test_figure_shows_the_clips(ms3_records: list[dict], tmp_path: Path):
 
 
 def test_results_as_file_and_table(tmp_path: Path):
-    values = {"J": 71.26, "F": 80.0, "J_silent": 1.0, "F_silent": 2.0}
+    values = {"J": 71.26, "F": 80.0, "J_silent": 1.0, "F_silent": 2.0, "J-small": 30.04, "J-dog": 50.0, "F-dog": 60.0}
+    values |= {"J-dog_silent": 1.0}
     write_results({"a": {"sem_seg": values}}, tmp_path / "one")
     assert json.loads((tmp_path / "one/results.json").read_text()) == values
-    assert (tmp_path / "one/results.md").read_text() == f"a\n\n{results_table(values)}\n"
+    assert (tmp_path / "one/results.md").read_text() == f"a\n\n{results_table(values)}\n\n{breakdown_table(values)}\n"
     write_results({"a": {"sem_seg": values}, "b": {"sem_seg": values}}, tmp_path / "two")
     assert json.loads((tmp_path / "two/results.json").read_text()) == {"a": values, "b": values}
     assert (tmp_path / "two/results.md").read_text().count("| true") == 2
     rows = [[cell.strip() for cell in row.split("|")[1:-1]] for row in results_table(values).splitlines()]
     assert rows[0] == ["audio", "J", "F"]
     assert rows[2:] == [["true", "71.3", "80.0"], ["silence", "1.0", "2.0"]]
+    rows = [[cell.strip() for cell in row.split("|")[1:-1]] for row in breakdown_table(values).splitlines()]
+    assert rows[0] == ["of", "J", "F"]
+    assert rows[2:] == [["small", "30.0", "-"], ["dog", "50.0", "60.0"]]

@@ -9,6 +9,7 @@ avsbench: a published TPAVI checkpoint, for MODEL.WEIGHTS with configs/tpavi.
 
 import argparse
 import shlex
+import sys
 
 from transavs.conversion import KINDS, convert_weights
 from transavs.engine.command_line import run_tool
@@ -22,9 +23,12 @@ def main() -> None:
     parser.add_argument("--model", help="timm's name of the model (kind timm)")
     args = parser.parse_args()
     conversion = convert_weights(args.kind, args.source, args.target, args.model)
-    print(f"{args.target}: {len(conversion.state)} tensors converted")
-    print(f"not used: {len(conversion.unused)} {' '.join(conversion.unused[:20])}".rstrip())
-    print("train with:", shlex.join([conversion.weights_key, args.target, *conversion.settings]))
+    unused = " ".join(conversion.unused[:20])
+    sys.stdout.write(
+        f"{args.target}: {len(conversion.state)} tensors converted\n"
+        + f"not used: {len(conversion.unused)} {unused}".rstrip()
+        + f"\ntrain with: {shlex.join([conversion.weights_key, args.target, *conversion.settings])}\n"
+    )
 
 
 if __name__ == "__main__":

@@ -132,7 +132,7 @@ def main() -> None:
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     found = importlib.util.find_spec("detectron2")
     if found is not None:
-        print(f"detectron2 is already installed in {Path(found.origin).parent}; left as it is")
+        sys.stdout.write(f"detectron2 is already installed in {Path(found.origin).parent}; left as it is\n")
         return
     if importlib.util.find_spec("torch") is None:
         sys.exit("install_detectron2: install torch first (pip install -r requirements.txt)")
@@ -142,7 +142,7 @@ def main() -> None:
         source = next(path for path in Path(folder).iterdir() if path.is_dir())
         mend(source)
         install(source)
-    print("installed detectron2 0.6+pure")
+    sys.stdout.write("installed detectron2 0.6+pure\n")
 
 
 if __name__ == "__main__":

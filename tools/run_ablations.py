@@ -6,6 +6,7 @@ tools/run_ablations.py --configs configs/ablations/*.yaml --seeds 1 2 3 --output
 
 import argparse
 import os
+import sys
 from pathlib import Path
 
 from transavs.engine.ablation import collect, draw_runs, execute, plan, tabulate_runs, write_tables
@@ -28,7 +29,7 @@ def main() -> None:
         execute(runs, args.jobs)
     finally:
         values = collect(runs, args.metrics)
-        print(write_tables(*tabulate_runs(runs, values, args.settings), args.output))
+        sys.stdout.write(write_tables(*tabulate_runs(runs, values, args.settings), args.output) + "\n")
         draw_runs(values, args.metrics[0], args.output)
 
 

@@ -164,6 +164,8 @@ SOURCES = {
         {"s4": "synthetic", "ms3": "synthetic", "avss": "synthetic/AVSBench_semantic"},
     ),
 }
+# Folders of the same trees under other names: AVSegFormer has S4 and MS3 beside each other, and "AVSS".
+RENAMED = {"AVSBench_object": (".",), "AVSBench_semantic": ("AVSS",)}
 
 
 def read_clip_names(root: str | Path, subset: str, mend: str = AVSBENCH_MEND) -> dict[int, dict[str, str]]:
@@ -243,8 +245,17 @@ def _with_masks_there_are(layout: Layout, root: Path, names: dict[str, str]) -> 
     return record
 
 
-def _load_registered(name: str, root: Path, subset: str, split: str, mend: str) -> list[dict[str, Any]]:
+def subset_root(datasets_root: str | Path, folder: str, subset: str) -> Path:
+    """Where a subset lies below $DETECTRON2_DATASETS: its folder of SOURCES, or what another project calls it."""
+    roots = [Path(datasets_root) / name for name in (folder, *RENAMED.get(folder, ()))]
+    return next((root for root in roots if (root / LAYOUTS[subset].meta).is_file()), roots[0])
+
+
+def _load_registered(
+    name: str, datasets_root: str | Path, folder: str, subset: str, split: str, mend: str
+) -> list[dict[str, Any]]:
     """The records of a registered data set; names its classes in the metadata, which may take reading a file."""
+    root = subset_root(datasets_root, folder, subset)
     records = load_avsbench(root, subset, split, mend)
     MetadataCatalog.get(name).set(stuff_classes=LAYOUTS[subset].read_class_names(root))
     return records
@@ -259,7 +270,7 @@ def register_all_avsbench(root: str | Path) -> None:
         for subset, folder in folders.items():
             for split in SPLITS:
                 name = f"{source}_{subset}_{split}"
-                DatasetCatalog.register(name, partial(_load_registered, name, Path(root) / folder, subset, split, mend))
+                DatasetCatalog.register(name, partial(_load_registered, name, root, folder, subset, split, mend))
                 MetadataCatalog.get(name).set(evaluator_type="avs")
 
 

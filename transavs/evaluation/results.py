@@ -24,6 +24,19 @@ def results_table(values: dict[str, float]) -> str:
     return tabulate(rows, headers=("audio", *metrics), tablefmt="pipe", floatfmt=".1f")
 
 
+def breakdown_table(values: dict[str, float]) -> str:
+    """J, F or IoU of each category, class and size of object, with the true audio, as a Markdown table."""
+    others = tuple(filter(None, AUDIO_CONDITIONS.values()))
+    groups: dict[str, dict[str, float]] = {}
+    for key, value in values.items():
+        metric, dash, group = key.partition("-")
+        if dash and not key.endswith(others):
+            groups.setdefault(group, {})[metric] = value
+    metrics = [name for name in ("J", "F", "IoU") if any(name in found for found in groups.values())]
+    rows = [(group, *(found.get(name) for name in metrics)) for group, found in groups.items()]
+    return tabulate(rows, headers=("of", *metrics), tablefmt="pipe", floatfmt=".1f", missingval="-")
+
+
 def combined_scores(values: dict[str, float]) -> dict[str, float]:
     """G_J, G_F and G_FPR of the negative audio conditions that were run, beside the true audio (AVSBench-Robust)."""
     suffixes = [AUDIO_CONDITIONS[name] for name in NEGATIVE_AUDIO if "J" + AUDIO_CONDITIONS[name] in values]
@@ -44,6 +57,6 @@ def write_results(results: dict[str, dict[str, Any]], folder: Path) -> None:
     values = {name: found["sem_seg"] for name, found in results.items()}
     flat = next(iter(values.values())) if len(values) == 1 else values
     folder.mkdir(parents=True, exist_ok=True)
-    tables = [f"{name}\n\n{results_table(found)}\n" for name, found in values.items()]
+    tables = [f"{name}\n\n{results_table(found)}\n\n{breakdown_table(found)}\n" for name, found in values.items()]
     (folder / TABLE_NAME).write_text("\n".join(tables))
     (folder / RESULTS_NAME).write_text(json.dumps(flat, indent=2) + "\n")
