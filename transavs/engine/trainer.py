@@ -2,6 +2,7 @@
 
 import itertools
 import logging
+import shutil
 import weakref
 from collections import OrderedDict
 from collections.abc import Collection, Iterator, Sequence
@@ -32,7 +33,6 @@ from transavs.engine.solver import build_optimizer
 from transavs.errors import AVSInputError
 from transavs.evaluation.avs_evaluator import AVSEvaluator
 from transavs.evaluation.clip_figure import ClipFigure
-from transavs.evaluation.journal import SUFFIX as JOURNAL_SUFFIX
 from transavs.evaluation.journal import Journal, evaluation_key
 from transavs.evaluation.prediction_writer import PredictionWriter
 from transavs.evaluation.results import combined_scores, results_table, write_results
@@ -40,6 +40,7 @@ from transavs.modeling.activation_checkpoint import checkpoint_modules
 from transavs.modeling.criterion import AVSCriterion
 
 FIGURE_NAME = "figure.png"
+PREDICTIONS, JOURNALS = "inference", "inference_journal"  # folders in OUTPUT_DIR
 
 
 class ResumableTrainingSampler(TrainingSampler):
@@ -172,16 +173,12 @@ class AVSTrainer(DefaultTrainer):
             AVSEvaluator(class_names, AUDIO_CONDITIONS[condition], condition in NEGATIVE_AUDIO, journals[0])
         ]
         if cfg.TEST.SAVE_PREDICTIONS:
-            folder = cls.inference_folder(cfg, dataset_name, condition)
+            folder = Path(cfg.OUTPUT_DIR) / PREDICTIONS / f"{dataset_name}{AUDIO_CONDITIONS[condition]}"
             writer = PredictionWriter(folder, cfg.TEST.SAVE_PREDICTIONS, len(class_names), journals[1])
             evaluators.append(writer)
         if cfg.TEST.FIGURE_CLIPS and not AUDIO_CONDITIONS[condition]:
             evaluators.append(ClipFigure(Path(cfg.OUTPUT_DIR) / FIGURE_NAME, cfg.TEST.FIGURE_CLIPS))
         return DatasetEvaluators(evaluators)
-
-    @staticmethod
-    def inference_folder(cfg: CfgNode, dataset_name: str, condition: str) -> Path:
-        return Path(cfg.OUTPUT_DIR) / "inference" / f"{dataset_name}{AUDIO_CONDITIONS[condition]}"
 
     @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
@@ -201,7 +198,7 @@ class AVSTrainer(DefaultTrainer):
             cfg: the configuration.
             model: with its weights loaded.
             evaluators: one per test set in place of the project's own, for the first audio condition alone.
-            resumable: keep what each clip gave in OUTPUT_DIR/inference until the end, and go on from what a stopped
+            resumable: keep what each clip gave in OUTPUT_DIR until the end, and go on from what a stopped
                 evaluation of the same weights and settings has left there.
 
         Returns:
@@ -228,8 +225,7 @@ class AVSTrainer(DefaultTrainer):
         if comm.is_main_process() and evaluators is None:
             write_results(results, Path(cfg.OUTPUT_DIR))
         if comm.is_main_process() and resumable:
-            for path in (Path(cfg.OUTPUT_DIR) / "inference").rglob(f"*{JOURNAL_SUFFIX}"):
-                path.unlink()
+            shutil.rmtree(Path(cfg.OUTPUT_DIR) / JOURNALS, ignore_errors=True)
         return next(iter(results.values())) if len(results) == 1 else results
 
     @classmethod
@@ -238,8 +234,8 @@ class AVSTrainer(DefaultTrainer):
         if not key:
             loader = cls.build_test_loader(cfg, name, condition)
             return dict(inference_on_dataset(model, loader, cls.build_evaluator(cfg, name, condition)))
-        folder = cls.inference_folder(cfg, name, condition)
-        journals = [Journal(folder / kind, key) for kind in ("scores_journal", "predictions_journal")]
+        folder = Path(cfg.OUTPUT_DIR) / JOURNALS / f"{name}{AUDIO_CONDITIONS[condition]}"
+        journals = [Journal(folder / kind, key) for kind in ("scores", "predictions")]
         done = set(journals[0].found)
         if "rle" in cfg.TEST.SAVE_PREDICTIONS:
             done &= set(journals[1].found)
