@@ -1,9 +1,12 @@
 """The measuring itself: turns, memory, and the tool's table."""
 
+import runpy
+import sys
+
+import pytest
 import torch
 from conftest import REPOSITORY, TINY_MODEL
 from detectron2.modeling import build_model
-from test_tools import run_tool
 
 from transavs.config import load_config
 from transavs.engine.benchmark import added_peak_memory, interleaved_times
@@ -27,16 +30,16 @@ def test_peak_memory_is_what_a_step_holds_at_once():
     assert 60 * 2**20 < added_peak_memory(step) < 100 * 2**20
 
 
-def test_the_tool_compares_models():
-    files = ("configs/quickstart.yaml", "configs/comparison/ms3_tpavi.yaml")
-    done = run_tool(
-        "tools/benchmark.py", "--config-file", files[0], "--compare", files[1], "--rounds", 1, "--", *TINY_MODEL
-    )
-    assert done.returncode == 0, done.stderr
-    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in done.stdout.splitlines()]
-    assert [row[0] for row in rows[2:]] == list(files)
+def test_the_tool_compares_models(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):
+    files = [str(REPOSITORY / "configs" / name) for name in ("quickstart.yaml", "comparison/ms3_tpavi.yaml")]
+    options = ["--config-file", files[0], "--compare", files[1], "--rounds", "1", "--", *TINY_MODEL]
+    monkeypatch.setattr(sys, "argv", ["tools/benchmark.py", *options])
+    runpy.run_path(str(REPOSITORY / "tools/benchmark.py"), run_name="__main__")
+    lines = capsys.readouterr().out.splitlines()
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines if line.startswith("|")]
+    assert [row[0] for row in rows[2:]] == files
     for row in rows[2:]:
-        model = build_model(load_config(REPOSITORY / row[0], TINY_MODEL))
+        model = build_model(load_config(row[0], TINY_MODEL))
         assert float(row[1]) == round(sum(p.numel() for p in model.parameters()) / 1e6, 2)
         assert all(float(cell) >= 0 for cell in row[2:])
     assert rows[2][4] == rows[2][7] == "1.00"

@@ -155,7 +155,7 @@ def test_the_tool_reports_and_refuses(tmp_path: Path):
     ("config", "outputs", "frames"),
     [
         ("ms3_r50", 1, 5),
-        ("ms3_pvtv2b5", 1, 5),
+        pytest.param("ms3_pvtv2b5", 1, 5, marks=pytest.mark.slow),
         pytest.param("s4_r50", 1, 5, marks=pytest.mark.slow),
         pytest.param("avss_r50", 71, 10, marks=pytest.mark.slow),
         pytest.param("s4_pvtv2b5", 1, 5, marks=pytest.mark.slow),
