@@ -1,10 +1,8 @@
 """The measuring itself: turns, memory, and the tool's table."""
 
-import runpy
+import subprocess
 import sys
 
-import pytest
-import torch
 from conftest import REPOSITORY, TINY_MODEL
 from detectron2.modeling import build_model
 
@@ -21,21 +19,20 @@ def test_steps_take_turns_and_the_first_round_is_not_kept():
 
 
 def test_peak_memory_is_what_a_step_holds_at_once():
-    mebibytes = 2**18  # floats of one
+    """In a fresh process, as it is meant to be used: three times 64 MiB, one after the other."""
+    code = """
+import torch
+from transavs.engine.benchmark import added_peak_memory
+print(added_peak_memory(lambda: [torch.ones(2**24).sum() for _ in range(3)]))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=REPOSITORY)
+    assert 60 * 2**20 < int(done.stdout) < 100 * 2**20
 
-    def step() -> None:
-        for _ in range(3):  # one after the other
-            torch.ones(64 * mebibytes)
 
-    assert 60 * 2**20 < added_peak_memory(step) < 100 * 2**20
-
-
-def test_the_tool_compares_models(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):
+def test_the_tool_compares_models(run_here):
     files = [str(REPOSITORY / "configs" / name) for name in ("quickstart.yaml", "comparison/ms3_tpavi.yaml")]
     options = ["--config-file", files[0], "--compare", files[1], "--rounds", "1", "--", *TINY_MODEL]
-    monkeypatch.setattr(sys, "argv", ["tools/benchmark.py", *options])
-    runpy.run_path(str(REPOSITORY / "tools/benchmark.py"), run_name="__main__")
-    lines = capsys.readouterr().out.splitlines()
+    lines = run_here("tools/benchmark.py", *options).stdout.splitlines()
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines if line.startswith("|")]
     assert [row[0] for row in rows[2:]] == files
     for row in rows[2:]:

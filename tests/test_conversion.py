@@ -14,7 +14,6 @@ from conftest import REPOSITORY
 from detectron2.config import get_cfg
 from detectron2.modeling import build_backbone, build_model
 from published_tpavi import PublishedTPAVI
-from test_tools import run_tool
 
 from transavs import AVSInputError
 from transavs.checkpoint import load_weights
@@ -132,9 +131,9 @@ def test_files_that_are_none_of_this_kind(tmp_path: Path):
     assert not (tmp_path / "out.pth").exists()
 
 
-def test_the_tool_reports_and_refuses(tmp_path: Path):
+def test_the_tool_reports_and_refuses(run_here, tmp_path: Path):
     torch.save(torchvision.models.resnet18().state_dict(), tmp_path / "in.pth")
-    done = run_tool("tools/convert_weights.py", "torchvision", tmp_path / "in.pth", tmp_path / "deep/out.pth")
+    done = run_here("tools/convert_weights.py", "torchvision", tmp_path / "in.pth", tmp_path / "deep/out.pth")
     assert done.returncode == 0, done.stderr
     assert "120 tensors converted" in done.stdout
     assert "fc.weight" in done.stdout
@@ -146,7 +145,7 @@ def test_the_tool_reports_and_refuses(tmp_path: Path):
     assert (cfg.INPUT.FORMAT, cfg.MODEL.RESNETS.STRIDE_IN_1X1) == ("RGB", False)
     assert (cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD) == (plain.MODEL.PIXEL_MEAN, plain.MODEL.PIXEL_STD)
     (tmp_path / "in.pth").write_bytes(b"nonsense")
-    done = run_tool("tools/convert_weights.py", "torchvision", tmp_path / "in.pth", tmp_path / "out.pth")
+    done = run_here("tools/convert_weights.py", "torchvision", tmp_path / "in.pth", tmp_path / "out.pth")
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1].startswith(f"error: {tmp_path}/in.pth cannot be read as weights")
 

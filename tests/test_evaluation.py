@@ -116,7 +116,11 @@ def _evaluate_on_rank(rank: int, shares: list[list[int]], folder: Path) -> None:
 
 @pytest.mark.parametrize(
     "shares",
-    [[[0, 1, 2, 3, 4, 5], [6, 7, 8, 9, 10]], [list(range(11)), []], [[0, 1, 2, 3, 4, 5, 6], [5, 6, 7, 8, 9, 10]]],
+    [
+        [[0, 1, 2, 3, 4, 5, 6], [5, 6, 7, 8, 9, 10]],
+        pytest.param([[0, 1, 2, 3, 4, 5], [6, 7, 8, 9, 10]], marks=pytest.mark.slow),
+        pytest.param([list(range(11)), []], marks=pytest.mark.slow),
+    ],
 )
 def test_two_ranks_give_one_ranks_result(tmp_path: Path, shares: list[list[int]]):
     """Uneven, empty and overlapping shares alike: every clip counts once."""

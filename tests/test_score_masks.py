@@ -139,7 +139,7 @@ def test_one_size_for_both(tmp_path: Path):
     assert score_mask_folders(tmp_path / "pred", tmp_path / "gt", "ms3", BINARY, size=20)["J"] == pytest.approx(100)
 
 
-def test_what_is_missing_or_broken_is_named(tmp_path: Path):
+def test_what_is_missing_or_broken_is_named(run_here, tmp_path: Path):
     (tmp_path / "gt/clip").mkdir(parents=True)
     with pytest.raises(AVSInputError, match="gt holds no PNG file of ms3"):
         score_mask_folders(tmp_path / "pred", tmp_path / "gt", "ms3", BINARY)
@@ -149,6 +149,6 @@ def test_what_is_missing_or_broken_is_named(tmp_path: Path):
         score_mask_folders(tmp_path / "pred", tmp_path / "gt", "ms3", BINARY)
     shutil.copytree(tmp_path / "gt", tmp_path / "pred")
     (tmp_path / "pred/clip/2.png").write_bytes(b"nonsense")
-    done = run_tool("tools/score_masks.py", "--pred", tmp_path / "pred", "--gt", tmp_path / "gt", "--setting", "ms3")
+    done = run_here("tools/score_masks.py", "--pred", tmp_path / "pred", "--gt", tmp_path / "gt", "--setting", "ms3")
     assert done.returncode == 2
     assert f"{tmp_path}/pred/clip/2.png cannot be read as a mask" in done.stderr.splitlines()[-1]

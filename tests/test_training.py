@@ -54,11 +54,8 @@ def test_every_other_config_trains(config: Path, tmp_path: Path):
     train_two_iterations(config, tmp_path)
 
 
-@pytest.mark.parametrize(
-    "config",
-    [pytest.param(path, marks=[] if path.stem == "ms3_r50" else [pytest.mark.slow]) for path in TPAVI],
-    ids=lambda path: path.stem,
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("config", TPAVI, ids=lambda path: path.stem)
 def test_published_tpavi_checkpoints_are_evaluated(config: Path, run_train_net, tmp_path: Path):
     """From a file with the published names to results, as datasets/README.md tells it, with random values."""
     semantic = config.stem.startswith("avss")
