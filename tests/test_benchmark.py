@@ -7,7 +7,7 @@ from conftest import REPOSITORY, TINY_MODEL
 from detectron2.modeling import build_model
 
 from transavs.config import load_config
-from transavs.engine.benchmark import added_peak_memory, interleaved_times
+from transavs.engine.benchmark import interleaved_times
 
 
 def test_steps_take_turns_and_the_first_round_is_not_kept():
