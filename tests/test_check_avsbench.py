@@ -2,7 +2,6 @@
 
 import json
 import pickle
-import runpy
 import shutil
 import sys
 from collections.abc import Callable
@@ -12,7 +11,6 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from conftest import REPOSITORY
 from PIL import Image
 from test_tools import run_tool
 
@@ -34,17 +32,13 @@ def tree(tiny_datasets: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def doctor(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., tuple[int, dict]]:
+def doctor(run_here, tmp_path: Path) -> Callable[..., tuple[int, dict]]:
     """Runs the tool in this process: its exit status and its JSON."""
 
     def run(*arguments: object) -> tuple[int, dict]:
         file = tmp_path / "report.json"
-        monkeypatch.setattr(sys, "argv", [TOOL, "--workers", "1", "--json", str(file), *map(str, arguments)])
-        try:
-            runpy.run_path(str(REPOSITORY / TOOL), run_name="__main__")
-        except SystemExit as end:
-            return int(end.code), json.loads(file.read_text()) if file.exists() else {}
-        return 0, json.loads(file.read_text())
+        status = run_here(TOOL, "--workers", 1, "--json", file, *arguments).returncode
+        return status, json.loads(file.read_text()) if file.exists() else {}
 
     return run
 
@@ -274,9 +268,10 @@ def test_workers_find_the_same(tree: Path):
     assert check_avsbench(tree, workers=2).as_dict() == alone
 
 
-def test_where_there_is_nothing_to_look_at(tree: Path, tmp_path: Path, doctor: Callable, capsys: pytest.CaptureFixture):
-    assert doctor(tmp_path / "empty")[0] == 2
-    assert "empty holds no AVSBench: get AVSBench as datasets/README.md says" in capsys.readouterr().err
+def test_where_there_is_nothing_to_look_at(tree: Path, tmp_path: Path, run_here):
+    done = run_here(TOOL, tmp_path / "empty")
+    assert done.returncode == 2
+    assert "empty holds no AVSBench: get AVSBench as datasets/README.md says" in done.stderr
     shutil.rmtree(tree / "Single-source")
     assert {found.subset for found in find_trees(tree)} == {"ms3", "avss"}
     with pytest.raises(AVSInputError, match="synthetic holds no s4"):

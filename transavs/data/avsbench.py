@@ -62,8 +62,10 @@ class Layout:
 
     def classes(self, joined: str, category: str) -> list[str]:
         """The classes of one of COLUMNS_OF_OURS, or where it is empty those that the category names."""
-        if joined or (category and self.category_separator):
-            return joined.split(CLASS_SEPARATOR) if joined else category.split(self.category_separator)
+        if joined:
+            return joined.split(CLASS_SEPARATOR)
+        if category and self.category_separator:
+            return category.split(self.category_separator)
         return [category] if category else []
 
     def mask_root(self, root: Path, split: str) -> Path:
@@ -199,7 +201,7 @@ def read_clip_names(root: str | Path, subset: str, mend: str = AVSBENCH_MEND) ->
         raise AVSInputError(f"{meta} lacks the column {missing} (it has {columns}): restore the file")
     video, category, part = columns[layout.video_column], layout.category_column, layout.part_column
     column_of = {"video": video, "category": category, "split": "split", "part": part}
-    column_of |= dict(zip(COLUMNS_OF_OURS, COLUMNS_OF_OURS, strict=True))
+    column_of |= {name: name for name in COLUMNS_OF_OURS}
     return {
         line: {name: (row.get(column) or "") if column else "" for name, column in column_of.items()}
         for line, row in rows

@@ -231,13 +231,14 @@ class AVSTrainer(DefaultTrainer):
     @classmethod
     def _test_condition(cls, cfg: CfgNode, model: nn.Module, name: str, condition: str, key: str) -> dict[str, Any]:
         """One test set under one audio condition; ``key`` of the journals to go on from, "" for none."""
-        if not key:
-            loader = cls.build_test_loader(cfg, name, condition)
-            return dict(inference_on_dataset(model, loader, cls.build_evaluator(cfg, name, condition)))
-        folder = Path(cfg.OUTPUT_DIR) / JOURNALS / f"{name}{AUDIO_CONDITIONS[condition]}"
-        journals = [Journal(folder / kind, key) for kind in ("scores", "predictions")]
-        done = set(journals[0].found)
-        if "rle" in cfg.TEST.SAVE_PREDICTIONS:
-            done &= set(journals[1].found)
+        journals: Sequence[Journal | None] = (None, None)
+        done: set[str] = set()
+        if key:
+            folder = Path(cfg.OUTPUT_DIR) / JOURNALS / f"{name}{AUDIO_CONDITIONS[condition]}"
+            scores, predictions = (Journal(folder / kind, key) for kind in ("scores", "predictions"))
+            journals = (scores, predictions)
+            done = set(scores.found)
+            if "rle" in cfg.TEST.SAVE_PREDICTIONS:
+                done &= set(predictions.found)
         loader = cls.build_test_loader(cfg, name, condition, done)
         return dict(inference_on_dataset(model, loader, cls.build_evaluator(cfg, name, condition, journals)))

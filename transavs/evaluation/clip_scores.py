@@ -88,21 +88,19 @@ def summarize(clips: Mapping[str, ClipScores], class_names: Sequence[str]) -> di
         class_names: background first; more than two make it semantic segmentation.
     """
     ordered = [clips[name] for name in sorted(clips)]
-    frames = {name: torch.cat([getattr(clip, name) for clip in ordered]) for name in ("jaccard", "fscore")}
-    shares = {name: torch.cat([getattr(clip, name) for clip in ordered]) for name in ("true_share", "false_share")}
+    names = ("jaccard", "fscore", "true_share", "false_share")
+    frames = {name: torch.cat([getattr(clip, name) for clip in ordered]) for name in names}
     sounding = ~frames["fscore"].isnan()
     areas = torch.stack([clip.areas for clip in ordered]).sum(0)
     curve = torch.stack([clip.curve for clip in ordered]).sum(0) / sounding.sum().clamp(min=1)
-    found = {
-        "J": _mean_over_clips([clip.jaccard.mean() for clip in ordered]),
-        "F": _mean_over_clips([_clip_maximum(clip) for clip in ordered]),
+    found = _clip_means(ordered) | {
         "F_curve": curve.max().item(),
         "F_half": frames["fscore"].nanmean().item() if sounding.any() else 0.0,
-        "FPR": shares["false_share"].mean().item(),
+        "FPR": frames["false_share"].mean().item(),
     }
     found["mIoU_set"], found["mF_set"] = dataset_scores(areas)
     for size, (least, below) in SIZES.items():
-        of_size = sounding & (shares["true_share"] >= least) & (shares["true_share"] < below)
+        of_size = sounding & (frames["true_share"] >= least) & (frames["true_share"] < below)
         found |= _group(f"J-{size}", frames["jaccard"][of_size])
     found |= _group("J-empty", frames["jaccard"][~sounding])
     if len(class_names) > 2:
@@ -114,14 +112,15 @@ def summarize(clips: Mapping[str, ClipScores], class_names: Sequence[str]) -> di
     return {name: 100 * value for name, value in found.items()}
 
 
-def _clip_maximum(clip: ClipScores) -> Tensor:
-    """AVSBench's M_F of one clip: 0 where nothing ever sounds."""
-    return clip.curve.max() / (~clip.fscore.isnan()).sum().clamp(min=1)
-
-
-def _mean_over_clips(values: Sequence[Tensor]) -> float:
+def _clip_means(clips: Sequence[ClipScores], of: str = "") -> dict[str, float]:
+    """J and F, each clip's own value averaged over clips; F is 0 for a clip in which nothing ever sounds."""
+    jaccard = [clip.jaccard.mean() for clip in clips]
+    fscore = [clip.curve.max() / (~clip.fscore.isnan()).sum().clamp(min=1) for clip in clips]
     # fsum is exact, so the order of the clips cannot show in the last digits.
-    return math.fsum(value.item() for value in values) / len(values)
+    return {
+        f"{name}{of}": math.fsum(value.item() for value in values) / len(clips)
+        for name, values in (("J", jaccard), ("F", fscore))
+    }
 
 
 def _group(name: str, values: Tensor) -> dict[str, float]:
@@ -133,11 +132,9 @@ def _by_category(clips: Sequence[ClipScores]) -> dict[str, float]:
     names = sorted({clip.category for clip in clips})
     if len(names) < 2:
         return {}
-    found = {}
+    found: dict[str, float] = {}
     for name in names:
-        members = [clip for clip in clips if clip.category == name]
-        found[f"J-{name}"] = _mean_over_clips([clip.jaccard.mean() for clip in members])
-        found[f"F-{name}"] = _mean_over_clips([_clip_maximum(clip) for clip in members])
+        found |= _clip_means([clip for clip in clips if clip.category == name], f"-{name}")
     return found
 
 
