@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
 from detectron2.data import (
     MetadataCatalog,
@@ -25,7 +24,7 @@ from detectron2.projects.deeplab import build_lr_scheduler
 from detectron2.utils import comm
 from torch import nn
 
-from transavs.checkpoint import checked_loading, checkpoint_to_load
+from transavs.checkpoint import AVSCheckpointer, checked_loading, checkpoint_to_load
 from transavs.data.audio_conditions import AUDIO_CONDITIONS, NEGATIVE_AUDIO, NegativeAudio, apply_audio_condition
 from transavs.data.dataset_mapper import AVSDatasetMapper
 from transavs.engine.hooks import FigureLogger, ThresholdSchedule
@@ -74,7 +73,7 @@ class AVSTrainer(DefaultTrainer):
         model = create_ddp_model(model, broadcast_buffers=False, device_ids=None)
         self._trainer = (AMPTrainer if cfg.SOLVER.AMP.ENABLED else SimpleTrainer)(model, loader, optimizer)
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
-        self.checkpointer = DetectionCheckpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
+        self.checkpointer = AVSCheckpointer(model, cfg.OUTPUT_DIR, cfg, trainer=weakref.proxy(self))
         self.start_iter = 0
         self.max_iter = cfg.SOLVER.MAX_ITER
         self.cfg = cfg

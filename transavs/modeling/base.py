@@ -65,6 +65,33 @@ class AVSModel(nn.Module):
         """Scores in [0, 1], (T, K, S, S) of each clip, summing to 1 over K."""
         raise NotImplementedError
 
+    def segment(self, images: Tensor, audio_embedding: Tensor) -> Tensor:
+        """Normalised frames (B, T, 3, S, S) and audio embeddings (B, T, C) -> scores or logits (B, T, K or 1, S, S)."""
+        raise NotImplementedError
+
+    @staticmethod
+    def to_scores(outputs: Tensor) -> Tensor:
+        """What ``segment`` gives, of K or 1 channels in the last dimension but two -> scores in [0, 1] of K classes."""
+        return outputs
+
+    @property
+    def sees_other_seconds(self) -> bool:
+        """Whether what is predicted for a frame depends on the other seconds of its clip."""
+        return True
+
+    def score_clips(self, images: Tensor, log_mel: Tensor) -> Tensor:
+        """Inference on clips of one length, as tensors in and out: what is exported.
+
+        Args:
+            images: pixels 0 ... 255, (B, T, 3, S, S).
+            log_mel: (B, T, 1, 96, 64), one second per frame.
+
+        Returns:
+            scores in [0, 1], (B, T, K, S, S), summing to 1 over K.
+        """
+        audio = self.audio_backbone(log_mel.to(self.device).flatten(0, 1)).unflatten(0, log_mel.shape[:2])
+        return self.to_scores(self.segment(self.normalize(images), audio))
+
     def normalize(self, frames: Tensor) -> Tensor:
         """Pixels 0 ... 255, (..., 3, S, S) -> what the backbone takes, on the model's device."""
         return (frames.to(self.device) - self.pixel_mean) / self.pixel_std

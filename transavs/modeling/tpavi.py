@@ -169,12 +169,15 @@ class TPAVI(AVSModel):
 
     def clip_scores(self, batched_inputs: list[dict[str, Any]]) -> list[Tensor]:
         logits, _, _ = self.predict_clips(batched_inputs)
-        if logits.shape[1] == 1:
-            sounding = logits.sigmoid()
-            scores = torch.cat([1 - sounding, sounding], 1)
-        else:
-            scores = logits.softmax(1)
-        return list(scores.split([len(clip["images"]) for clip in batched_inputs]))
+        return list(self.to_scores(logits).split([len(clip["images"]) for clip in batched_inputs]))
+
+    @staticmethod
+    def to_scores(outputs: Tensor) -> Tensor:
+        """Logits (..., K or 1, S, S) -> scores (..., K, S, S)."""
+        if outputs.shape[-3] > 1:
+            return outputs.softmax(-3)
+        sounding = outputs.sigmoid()
+        return torch.cat([1 - sounding, sounding], -3)
 
 
 def segmentation_loss(logits: Tensor, masks: Tensor) -> Tensor:

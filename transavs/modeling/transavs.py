@@ -90,6 +90,10 @@ class TransAVS(AVSModel):
         scores = self.segment(images, pad_sequence(self.audio_embeddings(batched_inputs), batch_first=True))
         return [score[: len(clip["images"])] for score, clip in zip(scores, batched_inputs, strict=True)]
 
+    @property
+    def sees_other_seconds(self) -> bool:
+        return getattr(self.query_decoder, "num_seconds", 0) != 1
+
     def predict(self, images: Tensor, audio_embedding: Tensor, frames: Tensor | None = None) -> dict[str, Any]:
         """Outputs of the query decoder.
 
