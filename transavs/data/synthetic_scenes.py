@@ -3,7 +3,7 @@
 Shape legend: S = side of the square image in pixels, T = frames of a clip.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import cv2
@@ -96,7 +96,7 @@ class Body:
     angle: float
     spin: float  # per frame
 
-    def patch(self, frame: int, size: int) -> tuple[tuple[slice, slice], np.ndarray, np.ndarray]:
+    def patch(self, frame: float, size: int) -> tuple[tuple[slice, slice], np.ndarray, np.ndarray]:
         """The part of an S x S frame around this body: its (row, column) slices and the body's own u, v there."""
         centre = _bounce(self.centre + frame * self.velocity)
         radius, angle = self.radius * (1 + self.growth * frame), self.angle + self.spin * frame
@@ -108,14 +108,14 @@ class Body:
         u, v = np.cos(angle) * x + np.sin(angle) * y, np.cos(angle) * y - np.sin(angle) * x
         return (rows, columns), u, v
 
-    def mask(self, frame: int, size: int) -> np.ndarray:
+    def mask(self, frame: float, size: int) -> np.ndarray:
         """Bool (S, S): the pixels of this body alone."""
         mask = np.zeros((size, size), dtype=bool)
         where, u, v = self.patch(frame, size)
         mask[where] = self.look.outline(u, v)
         return mask
 
-    def paint(self, canvas: np.ndarray, frame: int) -> None:
+    def paint(self, canvas: np.ndarray, frame: float) -> None:
         """Draw this body over a float (S, S, 3) canvas."""
         where, u, v = self.patch(frame, len(canvas))
         blend = self.look.texture(u, v)[..., None]
@@ -153,9 +153,10 @@ def _background(size: int, rng: np.random.Generator) -> np.ndarray:
     return canvas + cv2.resize(blotches, (size, size), interpolation=cv2.INTER_CUBIC)
 
 
-def _lone_masks(bodies: list[Body], frames: int, size: int) -> np.ndarray:
+def _lone_masks(bodies: list[Body], frames: Iterable[float], size: int) -> np.ndarray:
     """Bool (objects, T, S, S): each body as if alone."""
-    return np.array([[body.mask(frame, size) for frame in range(frames)] for body in bodies])
+    frames = list(frames)
+    return np.array([[body.mask(frame, size) for frame in frames] for body in bodies])
 
 
 def _occlude(masks: np.ndarray) -> np.ndarray:
@@ -169,13 +170,38 @@ def _place(looks: list[Look], frames: int, rng: np.random.Generator, draft_size:
     best, best_share = [], -1.0
     for _ in range(PLACEMENT_TRIES):
         bodies = [_random_body(look, rng) for look in looks]
-        alone = _lone_masks(bodies, frames, draft_size)
+        alone = _lone_masks(bodies, range(frames), draft_size)
         share = float((_occlude(alone).sum((2, 3)) / np.maximum(alone.sum((2, 3)), 1)).min())
         if share > best_share:
             best, best_share = bodies, share
         if share >= MIN_VISIBLE:
             break
     return best
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Bodies over a background, at any time in frames (seconds) of its clip."""
+
+    bodies: list[Body]
+    backdrop: np.ndarray  # float (S, S, 3), RGB in [0, 1]
+
+    @classmethod
+    def draw(cls, looks: list[Look], frames: int, size: int, rng: np.random.Generator) -> "Scene":
+        """Place a body per look so that all can be seen in each of the first ``frames`` frames."""
+        return cls(_place(looks, frames, rng), _background(size, rng))
+
+    def image(self, frame: float, rng: np.random.Generator) -> np.ndarray:
+        """uint8 (S, S, 3) in RGB, with a little noise."""
+        canvas = self.backdrop.copy()
+        for body in self.bodies:
+            body.paint(canvas, frame)
+        canvas += 0.02 * rng.standard_normal((*canvas.shape[:2], 1), dtype=np.float32)
+        return np.clip(canvas * 255, 0, 255).astype(np.uint8)
+
+    def visible(self, frames: Iterable[float]) -> np.ndarray:
+        """The visible part of each body, bool (objects, T, S, S)."""
+        return _occlude(_lone_masks(self.bodies, frames, len(self.backdrop)))
 
 
 def render_clip(looks: list[Look], frames: int, size: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -190,13 +216,6 @@ def render_clip(looks: list[Look], frames: int, size: int, rng: np.random.Genera
     Returns:
         images uint8 (T, S, S, 3) in RGB and the visible part of each object, bool (objects, T, S, S).
     """
-    bodies = _place(looks, frames, rng)
-    backdrop = _background(size, rng)
-    images = np.empty((frames, size, size, 3), dtype=np.uint8)
-    for frame in range(frames):
-        canvas = backdrop.copy()
-        for body in bodies:
-            body.paint(canvas, frame)
-        canvas += 0.02 * rng.standard_normal((size, size, 1), dtype=np.float32)
-        images[frame] = np.clip(canvas * 255, 0, 255).astype(np.uint8)
-    return images, _occlude(_lone_masks(bodies, frames, size))
+    scene = Scene.draw(looks, frames, size, rng)
+    images = np.stack([scene.image(frame, rng) for frame in range(frames)])
+    return images, scene.visible(range(frames))

@@ -1,0 +1,80 @@
+"""A video of the synthetic data set's scenes, with a cut every few seconds, to try a model on."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from tqdm import tqdm
+
+from transavs.data import synthetic_sounds
+from transavs.data.synthetic import SAMPLE_RATE, TIMBRES, changing_sources
+from transavs.data.synthetic_scenes import LOOKS, Scene
+from transavs.data.video_writer import VideoWriter
+
+SCENE_SECONDS = 5
+
+
+@dataclass(frozen=True)
+class Shot:
+    """What is seen and heard between two cuts.
+
+    Attributes:
+        scene: what is seen.
+        sounding: bool (objects, SCENE_SECONDS), which object sounds in which second.
+        wave: float32 (samples,), what is heard.
+    """
+
+    scene: Scene
+    sounding: np.ndarray
+    wave: np.ndarray
+
+    @classmethod
+    def draw(cls, side: int, rng: np.random.Generator) -> "Shot":
+        """As a clip of MS3, on a square image of ``side`` pixels."""
+        classes = rng.choice(sorted(LOOKS), size=rng.integers(2, 4), replace=False)
+        scene = Scene.draw([LOOKS[name] for name in classes], SCENE_SECONDS, side, rng)
+        sounding = changing_sources(len(classes), SCENE_SECONDS, rng)
+        wave = synthetic_sounds.mix([TIMBRES[name] for name in classes], sounding, SAMPLE_RATE, rng)
+        return cls(scene, sounding, wave.astype(np.float32))
+
+    def truth(self, time: float, size: tuple[int, int]) -> np.ndarray:
+        """Bool (H, W): what sounds at ``time`` seconds after the cut."""
+        mask = (self.scene.visible([time])[:, 0] & self.sounding[:, int(time), None, None]).any(0)
+        return cv2.resize(mask.astype(np.uint8), size[::-1], interpolation=cv2.INTER_NEAREST) > 0
+
+
+def write_synthetic_video(
+    path: str | Path, *, seconds: float, frame_rate: float, size: tuple[int, int], seed: int = 0
+) -> list[Shot]:
+    """Write a video with sound; the same arguments give the same pictures and sounds.
+
+    Args:
+        path: of the file, .mp4, .mov or .mkv.
+        seconds: its length.
+        frame_rate: frames per second.
+        size: (H, W) in pixels; scenes are square and stretched to it.
+        seed: of every random choice.
+
+    Returns:
+        what is seen and heard, SCENE_SECONDS each.
+
+    Raises:
+        AVSInputError: see :class:`transavs.data.video_writer.VideoWriter`.
+    """
+    rng = np.random.default_rng([seed, *b"video"])
+    shots = [Shot.draw(max(size), rng) for _ in range(int(np.ceil(seconds / SCENE_SECONDS)))]
+    heard = np.concatenate([shot.wave for shot in shots])[None, : int(seconds * SAMPLE_RATE)]
+    with VideoWriter(path, size, frame_rate, _blocks(heard), sample_rate=SAMPLE_RATE, channels=1) as writer:
+        for number in tqdm(range(int(seconds * frame_rate)), unit="frame", desc=Path(path).name):
+            shot, time = divmod(number / frame_rate, SCENE_SECONDS)
+            image = shots[int(shot)].scene.image(time, rng)
+            writer.write(cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA), number / frame_rate)
+    return shots
+
+
+def _blocks(sound: np.ndarray) -> Iterator[np.ndarray]:
+    """(channels, n) in pieces of a second."""
+    for start in range(0, sound.shape[1], SAMPLE_RATE):
+        yield sound[:, start : start + SAMPLE_RATE]

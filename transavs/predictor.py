@@ -1,0 +1,330 @@
+"""A video or arrays in, the pixels of the objects that sound out.
+
+Shape legend: T frames of a clip, one per second, S x S the network's input, H x W a frame's own size, K classes.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+import torchaudio
+from detectron2.data import transforms
+from torch import Tensor
+from torch.nn import functional as F
+
+from transavs.clip_scorer import ClipFormat, ClipScorer, ModelScorer
+from transavs.data.audio import SAMPLE_RATE, log_mel_examples
+from transavs.data.video import SoundAround, Video, open_video, sample_frames
+from transavs.errors import AVSInputError
+
+SILENCE_DB = -100.0  # loudness is not told apart below
+
+
+@dataclass(frozen=True)
+class SoundingObject:
+    """All pixels of one class that sound in a frame.
+
+    Attributes:
+        category_id: from 1; 0 is the background.
+        name: of the class.
+        score: mean score of the class over its pixels, in [0, 1].
+        mask: bool (H, W).
+    """
+
+    category_id: int
+    name: str
+    score: float
+    mask: np.ndarray
+
+
+@dataclass(frozen=True)
+class FramePrediction:
+    """What sounds in one frame.
+
+    Attributes:
+        index: of the frame in the video, from 0.
+        time: of the frame, in seconds since the first one.
+        loudness: root mean square of the second of sound around it, in dB of full scale; -100 is silence.
+        size: (H, W).
+        class_names: K names, the background first.
+        scores: float32 (K, S, S) in [0, 1], summing to 1 over K.
+    """
+
+    index: int
+    time: float
+    loudness: float
+    size: tuple[int, int]
+    class_names: Sequence[str]
+    scores: Tensor
+
+    @cached_property
+    def _full_scores(self) -> np.ndarray:
+        full = F.interpolate(self.scores[None], size=self.size, mode="bilinear", align_corners=False)
+        return full[0].numpy()
+
+    def foreground(self) -> np.ndarray:
+        """float32 (H, W): the score of anything that sounds, in [0, 1]."""
+        return 1 - self._full_scores[0]
+
+    def mask(self, threshold: float | None = None) -> np.ndarray:
+        """uint8 (H, W): the class that sounds at each pixel, 0 = nothing.
+
+        Args:
+            threshold: a pixel sounds where :meth:`foreground` exceeds it; None takes the best of all K classes, which
+                for K = 2 is a threshold of 0.5.
+        """
+        if threshold is None:
+            return self._full_scores.argmax(0).astype(np.uint8)
+        best = self._full_scores[1:].argmax(0) + 1
+        return np.where(self.foreground() > threshold, best, 0).astype(np.uint8)
+
+    def objects(self, threshold: float | None = None) -> list[SoundingObject]:
+        """One per class that sounds in the frame."""
+        classes = self.mask(threshold)
+        return [
+            SoundingObject(
+                category_id=number,
+                name=self.class_names[number],
+                score=float(self._full_scores[number][classes == number].mean()),
+                mask=classes == number,
+            )
+            for number in np.unique(classes[classes > 0]).tolist()
+        ]
+
+
+@dataclass(frozen=True)
+class ClipPrediction:
+    """Consecutive frames whose prediction is final.
+
+    Attributes:
+        frames: in order.
+    """
+
+    frames: list[FramePrediction]
+
+
+@dataclass
+class _Sample:
+    """A frame on its way through the network."""
+
+    index: int
+    time: float
+    size: tuple[int, int]
+    image: Tensor  # uint8 (3, S, S)
+    log_mel: Tensor  # (1, 96, 64)
+    loudness: float
+    scores: Tensor | None = None  # (K, S, S), sum over windows
+    weight: float = 0.0
+
+
+class AVSPredictor:
+    """Finds the pixels of the objects that sound, in videos and in arrays."""
+
+    def __init__(self, scorer: ClipScorer, *, overlap: int | None = None, smoothing: float = 0.0, batch_size: int = 4):
+        """
+        Args:
+            scorer: the model.
+            overlap: seconds that neighbouring windows of T seconds share; what they say is blended, with more weight
+                on a window's middle. None: 0 where the model looks at each second by itself, else one.
+            smoothing: time constant in seconds of an exponential moving average of the scores over frames; 0 = off.
+            batch_size: clips of T frames that the network sees at once.
+
+        Raises:
+            AVSInputError: a number is out of its range.
+        """
+        self.scorer = scorer
+        if overlap is None:
+            overlap = int(self.format.sees_other_seconds and self.format.num_frames > 1)
+        if not 0 <= overlap < self.format.num_frames:
+            raise AVSInputError(f"overlap is {overlap}: give 0 to {self.format.num_frames - 1} seconds")
+        if smoothing < 0 or batch_size < 1:
+            raise AVSInputError(f"smoothing {smoothing}, batch_size {batch_size}: give at least 0 and 1")
+        self.overlap, self.smoothing, self.batch_size = overlap, smoothing, batch_size
+
+    @property
+    def format(self) -> ClipFormat:
+        return self.scorer.format
+
+    @classmethod
+    def from_checkpoint(
+        cls,
+        path: str | Path,
+        *,
+        device: str | None = None,
+        config_file: str | Path | None = None,
+        **options: Any,
+    ) -> "AVSPredictor":
+        """
+        Args:
+            path: of a checkpoint of ``tools/train_net.py``.
+            device: such as "cuda"; a GPU is taken by default where there is one.
+            config_file: for weights that carry no config, such as converted ones.
+            options: of the constructor.
+
+        Raises:
+            AVSInputError: the file is missing or no such checkpoint.
+        """
+        chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        return cls(ModelScorer.from_checkpoint(path, chosen, config_file), **options)
+
+    def predict_video(
+        self, source: str | Path | BinaryIO | Video, rate: float = 1.0, sound: Iterable[np.ndarray] | None = None
+    ) -> Iterator[ClipPrediction]:
+        """Predict as the video is read; neither time to the first result nor memory grow with its length.
+
+        Args:
+            source: path, binary file object, or opened video.
+            rate: masks per second; 0 = every frame.
+            sound: in place of the video's own, blocks of float32 (channels, n) at 16 kHz from the first frame on; it
+                is silent after their end.
+
+        Yields:
+            predictions of up to T seconds, in order.
+
+        Raises:
+            AVSInputError: see :class:`transavs.data.video.Video`.
+        """
+        if rate < 0:
+            raise AVSInputError(f"the rate of masks is {rate}: give a number per second, or 0 for every frame")
+        if not isinstance(source, Video):
+            with open_video(source) as video:
+                yield from self.predict_video(video, rate, sound)
+            return
+        around = SoundAround(source.sound(SAMPLE_RATE) if sound is None else sound, SAMPLE_RATE)
+        samples = (
+            self._sample(frame.index, frame.time, frame.pixels(), around(frame.time))
+            for frame in sample_frames(source, rate)
+        )
+        yield from self._run(samples)
+
+    def predict(
+        self, frames: Sequence[np.ndarray], waveform: np.ndarray | Tensor, sample_rate: int, rate: float = 1.0
+    ) -> list[FramePrediction]:
+        """
+        Args:
+            frames: uint8 (H, W, 3) each, in RGB; frame i stands in the middle of the i-th interval of 1 / ``rate`` s.
+            waveform: float in [-1, 1], (n,) or (channels, n).
+            sample_rate: of it, in Hz.
+            rate: frames per second.
+
+        Returns:
+            one per frame.
+
+        Raises:
+            AVSInputError: the arrays are not as described.
+        """
+        for frame in frames:
+            if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3:
+                raise AVSInputError(f"a frame is {frame.dtype} {frame.shape}: give uint8 (height, width, 3)")
+        wave = torch.as_tensor(waveform, dtype=torch.float32)
+        if wave.ndim not in (1, 2) or rate <= 0 or sample_rate <= 0:
+            raise AVSInputError(
+                f"waveform {tuple(wave.shape)} at {sample_rate} Hz, {rate} frames per second: "
+                "give (n,) or (channels, n), and rates above 0"
+            )
+        mono = torchaudio.functional.resample(torch.atleast_2d(wave).mean(0), sample_rate, SAMPLE_RATE)
+        around = SoundAround([mono[None].numpy()], SAMPLE_RATE)
+        times = ((number + 0.5) / rate for number in range(len(frames)))
+        samples = (
+            self._sample(number, time, frame, around(time))
+            for number, (time, frame) in enumerate(zip(times, frames, strict=False))
+        )
+        return [frame for clip in self._run(samples) for frame in clip.frames]
+
+    def _sample(self, index: int, time: float, pixels: np.ndarray, sound: np.ndarray) -> _Sample:
+        side = self.format.image_size
+        size = pixels.shape[:2]
+        resized = transforms.ResizeTransform(*size, side, side).apply_image(pixels)
+        channels = resized if self.format.image_format == "RGB" else resized[..., ::-1]
+        return _Sample(
+            index=index,
+            time=time,
+            size=(size[0], size[1]),
+            image=torch.from_numpy(np.ascontiguousarray(channels.transpose(2, 0, 1))),
+            log_mel=log_mel_examples(sound, SAMPLE_RATE)[0],
+            loudness=loudness(sound),
+        )
+
+    def _run(self, samples: Iterator[_Sample]) -> Iterator[ClipPrediction]:
+        """Windows of T seconds over a stream of samples, blended and smoothed."""
+        window: list[list[_Sample]] = []  # samples by second
+        done: list[list[_Sample]] = []
+        last: FramePrediction | None = None
+        for second in _seconds(samples):
+            if len(window) == self.format.num_frames:
+                self._score(window)
+                done = window[: len(window) - self.overlap]
+                clip, last = self._finish(done, last)
+                yield clip
+                window = window[len(done) :]
+            window.append(second)
+        if window:
+            # The last window reaches back to be full, where that matters.
+            self._score([*done, *window][-self.format.num_frames :] if self.format.sees_other_seconds else window)
+            yield self._finish(window, last)[0]
+
+    def _score(self, window: list[list[_Sample]]) -> None:
+        """Let the network see clips of one sample per second, and add what it says to the samples.
+
+        A second that has fewer samples than others repeats its last one, and so does a window that has fewer seconds
+        than the network expects.
+        """
+        length = self.format.num_frames
+        padded = window + window[-1:] * (length - len(window))
+        clips = [[second[min(number, len(second) - 1)] for second in padded] for number in range(max(map(len, padded)))]
+        for first in range(0, len(clips), self.batch_size):
+            batch = clips[first : first + self.batch_size]
+            images = torch.stack([torch.stack([sample.image for sample in clip]) for clip in batch])
+            log_mel = torch.stack([torch.stack([sample.log_mel for sample in clip]) for clip in batch])
+            for number, clip_scores in enumerate(self.scorer(images, log_mel), start=first):
+                for place, second in enumerate(window):
+                    if number < len(second):
+                        weight = min(place + 1, len(window) - place)
+                        second[number].scores = weight * clip_scores[place] + (
+                            0 if second[number].scores is None else second[number].scores
+                        )
+                        second[number].weight += weight
+
+    def _finish(
+        self, seconds: list[list[_Sample]], last: FramePrediction | None
+    ) -> tuple[ClipPrediction, FramePrediction | None]:
+        """The predictions of samples that no later window sees, and the last of them."""
+        found = []
+        for sample in (sample for second in seconds for sample in second):
+            assert sample.scores is not None  # every second is seen before it is given
+            frame = FramePrediction(
+                index=sample.index,
+                time=sample.time,
+                loudness=sample.loudness,
+                size=sample.size,
+                class_names=self.format.class_names,
+                scores=sample.scores / sample.weight,
+            )
+            if self.smoothing and last is not None:
+                keep = float(np.exp((last.time - frame.time) / self.smoothing))
+                frame = replace(frame, scores=keep * last.scores + (1 - keep) * frame.scores)
+            found.append(frame)
+            last = frame
+        return ClipPrediction(found), last
+
+
+def _seconds(samples: Iterator[_Sample]) -> Iterator[list[_Sample]]:
+    """The samples of each second that has any."""
+    held: list[_Sample] = []
+    for sample in samples:
+        if held and int(sample.time) > int(held[0].time):
+            yield held
+            held = []
+        held.append(sample)
+    if held:
+        yield held
+
+
+def loudness(sound: np.ndarray) -> float:
+    """Root mean square in dB of full scale, at least SILENCE_DB."""
+    power = float(np.mean(np.square(sound, dtype=np.float64))) if sound.size else 0.0
+    return max(SILENCE_DB, 10 * float(np.log10(max(power, 1e-30))))
