@@ -2,9 +2,11 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
+import pycocotools.mask
 from detectron2.data import detection_utils
 from PIL import Image, UnidentifiedImageError
 
@@ -82,6 +84,13 @@ def read_mask(path: str, encoding: str) -> np.ndarray:
             return MASK_ENCODINGS[encoding](image).astype(np.int64)
     except UNREADABLE as error:
         raise AVSInputError(f"{path} cannot be read as a mask ({error}): restore the mask") from error
+
+
+def encode_mask(mask: np.ndarray) -> dict[str, Any]:
+    """COCO's ``segmentation`` (compressed run-length code), ``area`` in pixels and ``bbox`` (x, y, width, height)."""
+    code = pycocotools.mask.encode(np.asfortranarray(mask, dtype=np.uint8))
+    area, box = int(pycocotools.mask.area(code)), pycocotools.mask.toBbox(code).tolist()
+    return {"segmentation": code | {"counts": code["counts"].decode("ascii")}, "area": area, "bbox": box}
 
 
 def voc_palette(colours: int) -> np.ndarray:

@@ -168,9 +168,7 @@ def _streams(container: Any) -> tuple[Any, Any]:
     return next(iter(pictures), None), next(iter(sounds), None)
 
 
-def _resampler(
-    frame: Any, sample_rate: int, layout: str, first_sample: int
-) -> Callable[[Any], Iterator[np.ndarray]]:
+def _resampler(frame: Any, sample_rate: int, layout: str, first_sample: int) -> Callable[[Any], Iterator[np.ndarray]]:
     """A function from decoded frames (None at the end) to blocks of float32 (channels, n).
 
     FFmpeg's aresample keeps to the time stamps: it fills gaps with silence and cuts or fills the start.

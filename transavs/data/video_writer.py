@@ -23,12 +23,19 @@ QUALITY = {"crf": "20", "preset": "veryfast"}
 class VideoWriter:
     """Writes H.264 and AAC beside ``path`` and renames it when it is left without an error; else nothing is left.
 
-    To be used in a ``with`` statement. Sound is taken from its stream only as far as the frames have come, so memory
+    To be used in a ``with`` statement, or closed. Sound is taken from its stream only as far as the frames have come, so memory
     does not depend on the length.
     """
 
     def __init__(
-        self, path: str | Path, size: tuple[int, int], frame_rate: float, sound: Iterable[np.ndarray], *, sample_rate: int, channels: int
+        self,
+        path: str | Path,
+        size: tuple[int, int],
+        frame_rate: float,
+        sound: Iterable[np.ndarray],
+        *,
+        sample_rate: int,
+        channels: int,
     ):
         """
         Args:
@@ -44,7 +51,9 @@ class VideoWriter:
         """
         self.path = Path(path)
         if self.path.suffix.lower() not in SUFFIXES:
-            raise AVSInputError(f"{path} is no kind of video that is written: name a file ending in {', '.join(SUFFIXES)}")
+            raise AVSInputError(
+                f"{path} is no kind of video that is written: name a file ending in {', '.join(SUFFIXES)}"
+            )
         self._partial = self.path.with_name(f".{self.path.stem}.partial{self.path.suffix}")
         self._sound, self._sample_rate, self._channels = iter(sound), sample_rate, channels
         self._samples = 0  # given to the encoder
@@ -54,7 +63,9 @@ class VideoWriter:
             self._container: Any = av.open(str(self._partial), "w")
         except (av.FFmpegError, OSError) as error:
             raise AVSInputError(f"{path} cannot be written ({one_line(error)}): name another file") from error
-        self._picture = self._container.add_stream("libx264", rate=Fraction(frame_rate).limit_denominator(1001), options=QUALITY)
+        self._picture = self._container.add_stream(
+            "libx264", rate=Fraction(frame_rate).limit_denominator(1001), options=QUALITY
+        )
         self._picture.height, self._picture.width = (side + side % 2 for side in size)
         self._picture.pix_fmt = "yuv420p"
         self._picture.codec_context.time_base = CLOCK
@@ -80,7 +91,9 @@ class VideoWriter:
             block = next(self._sound, None)
             if block is None:
                 return
-            frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(block), format="fltp", layout=LAYOUTS[self._channels])
+            frame = av.AudioFrame.from_ndarray(
+                np.ascontiguousarray(block), format="fltp", layout=LAYOUTS[self._channels]
+            )
             frame.sample_rate, frame.time_base = self._sample_rate, Fraction(1, self._sample_rate)
             frame.pts = self._samples
             self._samples += block.shape[1]
@@ -92,13 +105,17 @@ class VideoWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.close(complete=kind is None)
+
+    def close(self, complete: bool = True) -> None:
+        """Write what is left of the sound and rename the file; or, where the frames broke off, remove it."""
         try:
-            if kind is None:
+            if complete:
                 self._write_sound(float("inf"))
                 for stream in (self._picture, self._voice):
                     self._container.mux(stream.encode(None))
             self._container.close()
-            if kind is None:
+            if complete:
                 os.replace(self._partial, self.path)
         finally:
             self._partial.unlink(missing_ok=True)

@@ -9,11 +9,11 @@ from typing import Any
 
 import cv2
 import numpy as np
-import pycocotools.mask
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 from torch import Tensor
 
+from transavs.data.images import encode_mask
 from transavs.errors import AVSInputError
 from transavs.evaluation.avs_evaluator import foreground_scores
 from transavs.evaluation.journal import Journal
@@ -27,7 +27,8 @@ class PredictionWriter(DatasetEvaluator):
     """Writes what was predicted for the labelled frames, in up to three forms.
 
     * ``predictions.json`` ("rle"): for each frame and class that occurs in it ``video_id``, ``file_name`` of the ground
-      truth, ``frame`` (from 0), ``category_id`` and ``segmentation``, COCO's compressed run-length code.
+      truth, ``frame`` (from 0), ``category_id``, and COCO's ``segmentation`` (compressed run-length code), ``area`` and
+      ``bbox``.
     * ``png/`` ("png"): masks at the ground truth's paths, 0 and 255, or class ids where there are several.
     * ``scores/`` ("scores"): the same with the score of anything sounding as grey level.
     """
@@ -72,10 +73,8 @@ class PredictionWriter(DatasetEvaluator):
         found = []
         for frame, name, mask in zip(clip["labeled_frames"].tolist(), names, ids, strict=True):
             for class_id in np.unique(mask[mask > 0]).tolist():
-                code = pycocotools.mask.encode(np.asfortranarray(mask == class_id, dtype=np.uint8))
-                code["counts"] = code["counts"].decode("ascii")
                 about = {"video_id": clip["video_id"], "file_name": name, "frame": frame, "category_id": class_id}
-                found.append(about | {"segmentation": code})
+                found.append(about | encode_mask(mask == class_id))
         return found
 
     def _write(self, kind: str, names: Sequence[str], images: np.ndarray) -> None:

@@ -1,0 +1,1 @@
+"""Videos of any kind with what sounds in them marked."""

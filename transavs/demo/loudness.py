@@ -1,0 +1,66 @@
+"""How loud a video is, and a strip that shows it."""
+
+import cv2
+import numpy as np
+
+from transavs.data.audio import SAMPLE_RATE
+from transavs.data.video import Video
+from transavs.predictor import SILENCE_DB, loudness
+
+LEVELS_PER_SECOND = 20
+QUIETEST_DRAWN = -60.0  # dB of full scale, the bottom of the strip
+INAUDIBLE = -80.0
+PLAYED, AHEAD, GROUND, CURSOR = (255, 140, 60), (110, 110, 120), (24, 24, 28), (255, 255, 255)  # RGB
+
+
+def loudness_levels(video: Video) -> np.ndarray:
+    """Loudness of every twentieth of a second, float32 (n,) in dB of full scale, from the first frame on."""
+    length = SAMPLE_RATE // LEVELS_PER_SECOND
+    levels: list[float] = []
+    rest = np.zeros(0, dtype=np.float32)
+    for block in video.sound(SAMPLE_RATE):
+        mono = np.concatenate([rest, block.mean(0)])
+        whole = len(mono) // length * length
+        levels += [loudness(piece) for piece in mono[:whole].reshape(-1, length)]
+        rest = mono[whole:]
+    return np.array(levels or [SILENCE_DB], dtype=np.float32)
+
+
+def loudness_per_second(levels: np.ndarray) -> list[float]:
+    """Loudness of each second, in dB of full scale, of what :func:`loudness_levels` gives."""
+    power = 10 ** (levels.astype(float) / 10)
+    starts = range(0, len(levels), LEVELS_PER_SECOND)
+    return [round(float(10 * np.log10(power[start : start + LEVELS_PER_SECOND].mean())), 1) for start in starts]
+
+
+class LoudnessStrip:
+    """The loudness of a whole video as a band of pixels, with what has been played in colour."""
+
+    def __init__(self, levels: np.ndarray, duration: float, size: tuple[int, int]):
+        """
+        Args:
+            levels: see :func:`loudness_levels`.
+            duration: of the video, in seconds.
+            size: (h, W) of the band in pixels.
+        """
+        self._duration = max(duration, len(levels) / LEVELS_PER_SECOND)
+        height, width = size
+        # The loudest level that falls on each column.
+        columns = np.minimum(np.arange(len(levels)) / LEVELS_PER_SECOND / self._duration * width, width - 1).astype(int)
+        heights = np.zeros(width)
+        np.maximum.at(heights, columns, np.clip(1 - levels / QUIETEST_DRAWN, 0, 1))
+        if len(levels) < width:  # fewer levels than columns: no gaps between them
+            heights = np.interp(np.arange(width), columns, np.clip(1 - levels / QUIETEST_DRAWN, 0, 1))
+        reach = 0.45 * height * heights
+        rows = np.abs(np.arange(height)[:, None] + 0.5 - height / 2)
+        self._wave = rows <= np.maximum(reach, 0.5)
+
+    def at(self, time: float) -> np.ndarray:
+        """uint8 (h, W, 3): the band when ``time`` seconds have been played."""
+        height, width = self._wave.shape
+        now = min(width - 1, round(time / self._duration * width))
+        image = np.full((height, width, 3), GROUND, dtype=np.uint8)
+        image[:, :now][self._wave[:, :now]] = PLAYED
+        image[:, now:][self._wave[:, now:]] = AHEAD
+        cv2.line(image, (now, 0), (now, height), CURSOR, max(1, width // 640))
+        return image

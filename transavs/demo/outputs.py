@@ -1,0 +1,161 @@
+"""What is made of predictions as they come: an overlay video, mask files, a COCO file.
+
+Each is used in a ``with`` statement and given the predictions of a video in order.
+"""
+
+import json
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TextIO
+
+import cv2
+import numpy as np
+
+from transavs.data.images import encode_mask
+from transavs.data.video import Video, VideoFrame
+from transavs.data.video_writer import VideoWriter, sound_of
+from transavs.demo.loudness import LoudnessStrip, loudness_per_second
+from transavs.errors import AVSInputError
+from transavs.evaluation.prediction_writer import WHITE
+from transavs.predictor import FramePrediction
+from transavs.visualizer import overlay
+
+STRIP_SHARE, STRIP_PIXELS = 0.1, 24  # height of the loudness strip: of the frame's, and at least
+
+
+class Output:
+    """One thing that is made of the predictions of a video."""
+
+    def add(self, prediction: FramePrediction) -> None:
+        """Take the next prediction."""
+        raise NotImplementedError
+
+    def close(self, complete: bool) -> None:
+        """Finish; or, where the predictions broke off, leave nothing half-written."""
+
+    def __enter__(self) -> "Output":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close(complete=kind is None)
+
+
+class OverlayVideo(Output):
+    """The video with what sounds in colour, a strip of its loudness below, and its sound."""
+
+    def __init__(self, video: Video, path: str | Path, levels: np.ndarray, threshold: float | None = None):
+        """
+        Args:
+            video: that is predicted; its frames are read again beside the predictions.
+            path: of the file, see :class:`transavs.data.video_writer.VideoWriter`.
+            levels: see :func:`transavs.demo.loudness.loudness_levels`.
+            threshold: see :meth:`transavs.predictor.FramePrediction.mask`.
+        """
+        height = max(STRIP_PIXELS, round(STRIP_SHARE * video.height))
+        self._strip = LoudnessStrip(levels, video.duration, (height, video.width))
+        size = (video.height + height, video.width)
+        self._writer = VideoWriter(path, size, video.frame_rate, **sound_of(video))
+        self._frames, self._threshold = video.frames(), threshold
+        self._held: VideoFrame | None = None
+        self._last: FramePrediction | None = None
+
+    def add(self, prediction: FramePrediction) -> None:
+        if self._last is not None:  # a frame between two predictions shows the nearer one
+            self._draw_until((self._last.time + prediction.time) / 2)
+        self._last = prediction
+
+    def _draw_until(self, time: float) -> None:
+        assert self._last is not None
+        mask = self._last.mask(self._threshold)
+        while True:
+            frame = self._held or next(self._frames, None)
+            self._held = frame
+            if frame is None or frame.time >= time:
+                return
+            picture = overlay(frame.pixels(), mask)
+            self._writer.write(np.concatenate([picture, self._strip.at(frame.time)]), frame.time)
+            self._held = None
+
+    def close(self, complete: bool) -> None:
+        try:
+            if complete and self._last is not None:
+                self._draw_until(float("inf"))
+        except BaseException:
+            complete = False
+            raise
+        finally:
+            self._writer.close(complete)
+
+
+class MaskFiles(Output):
+    """A PNG per prediction, named by the frame's index: 0 and 255, or class ids where there are several."""
+
+    def __init__(self, folder: str | Path, threshold: float | None = None):
+        """
+        Args:
+            folder: to write into; made where there is none.
+            threshold: see :meth:`transavs.predictor.FramePrediction.mask`.
+        """
+        self._folder, self._threshold = Path(folder), threshold
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise AVSInputError(f"{folder} cannot be made a folder ({error.strerror}): name another") from error
+
+    def add(self, prediction: FramePrediction) -> None:
+        mask = prediction.mask(self._threshold)
+        if len(prediction.class_names) == 2:
+            mask = mask * np.uint8(WHITE)
+        cv2.imwrite(str(self._folder / f"{prediction.index:06d}.png"), mask)
+
+
+class CocoFile(Output):
+    """A JSON file in COCO's form with run-length code, times, scores and loudness; written as predictions come."""
+
+    def __init__(self, video: Video, path: str | Path, levels: np.ndarray, threshold: float | None = None):
+        """
+        Args:
+            video: that is predicted.
+            path: of the file.
+            levels: see :func:`transavs.demo.loudness.loudness_levels`.
+            threshold: see :meth:`transavs.predictor.FramePrediction.mask`.
+        """
+        self._path, self._threshold = Path(path), threshold
+        self._partial = self._path.with_name(f".{self._path.name}.partial")
+        self._about = {
+            "video": video.name,
+            "duration": video.duration,
+            "frame_rate": video.frame_rate,
+            "loudness_db": loudness_per_second(levels),
+        }
+        self._images: list[dict[str, Any]] = []
+        self._categories: list[dict[str, Any]] = []
+        self._annotations = 0
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._file: TextIO = open(self._partial, "w", encoding="utf-8")  # noqa: SIM115 (closed by close)
+        except OSError as error:
+            raise AVSInputError(f"{path} cannot be written ({error.strerror}): name another file") from error
+        self._file.write('{"annotations": [')
+
+    def add(self, prediction: FramePrediction) -> None:
+        height, width = prediction.size
+        self._categories = [{"id": n, "name": name} for n, name in enumerate(prediction.class_names) if n]
+        about = {"id": prediction.index, "time": prediction.time, "height": height, "width": width}
+        self._images.append(about | {"loudness_db": prediction.loudness})
+        for found in prediction.objects(self._threshold):
+            self._annotations += 1
+            annotation = {"id": self._annotations, "image_id": prediction.index, "category_id": found.category_id}
+            annotation |= {"score": found.score, "iscrowd": 0} | encode_mask(found.mask)
+            self._file.write(("," if self._annotations > 1 else "") + "\n" + json.dumps(annotation))
+
+    def close(self, complete: bool) -> None:
+        rest = {"images": self._images, "categories": self._categories, "info": self._about}
+        self._file.write("],\n" + json.dumps(rest)[1:] + "\n")
+        self._file.close()
+        if complete:
+            os.replace(self._partial, self._path)
+        self._partial.unlink(missing_ok=True)
