@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain, groupby
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -144,21 +145,15 @@ class Video:
         Returns:
             blocks of float32 (channels, n) in [-1, 1].
         """
-        resampler, known, given = None, None, 0
-        for frame in self._decoded("audio"):
-            about = (frame.format.name, frame.layout.name, frame.sample_rate)
-            if about != known:  # at the start, and where a broadcast changes its format
-                if resampler is not None:
-                    for block in resampler(None):
-                        given += block.shape[1]
-                        yield block
-                first_sample = round(self._start * sample_rate) + given
-                resampler, known = _resampler(frame, sample_rate, layout or frame.layout.name, first_sample), about
-            for block in resampler(frame):
-                given += block.shape[1]
-                yield block
-        if resampler is not None:
-            yield from resampler(None)
+        start, given = round(self._start * sample_rate), 0
+        # A broadcast may change the form of its sound on the way.
+        for _, run in groupby(self._decoded("audio"), lambda frame: (frame.format.name, frame.layout.name, frame.rate)):
+            first = next(run)
+            resample = _resampler(first, sample_rate, layout or first.layout.name, start + given)
+            for frame in chain([first], run, [None]):
+                for block in resample(frame):
+                    given += block.shape[1]
+                    yield block
 
 
 def _streams(container: Any) -> tuple[Any, Any]:

@@ -23,8 +23,8 @@ QUALITY = {"crf": "20", "preset": "veryfast"}
 class VideoWriter:
     """Writes H.264 and AAC beside ``path`` and renames it when it is left without an error; else nothing is left.
 
-    To be used in a ``with`` statement, or closed. Sound is taken from its stream only as far as the frames have come, so memory
-    does not depend on the length.
+    To be used in a ``with`` statement, or closed. Sound is taken from its stream only as far as the frames have come,
+    so memory does not depend on the length.
     """
 
     def __init__(

@@ -15,7 +15,7 @@ from transavs.demo.outputs import CocoFile, MaskFiles, Output, OverlayVideo
 from transavs.errors import AVSInputError
 from transavs.predictor import AVSPredictor, ClipPrediction, FramePrediction
 
-VIDEO_SUFFIXES = frozenset(".3gp .avi .flv .m4v .mkv .mov .mp4 .mpeg .mpg .mts .ts .webm .wmv".split())
+VIDEO_SUFFIXES = {".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ts", ".webm", ".wmv"}
 
 
 @dataclass(frozen=True)
