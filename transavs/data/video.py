@@ -209,7 +209,7 @@ def open_video(source: str | Path | BinaryIO) -> Iterator[Video]:
 def sample_frames(video: Video, rate: float) -> Iterator[VideoFrame]:
     """The frames shown in the middle of each interval of 1 / ``rate`` seconds, each once; all frames for rate 0.
 
-    At one frame a second these are the frames at 0.5 s, 1.5 s, ...; a video shorter than that gives its first frame.
+    At one frame a second these are the frames at 0.5 s, 1.5 s, ...; a video shorter than that gives its last frame.
     """
     if not rate:
         yield from video.frames()
