@@ -4,6 +4,8 @@ from pathlib import Path
 
 from setuptools import find_packages, setup
 
+TOOLS = ("demo", "install_detectron2")
+
 setup(
     name="transavs",
     version="0.1.0.dev0",
@@ -11,7 +13,10 @@ setup(
     long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
-    packages=find_packages(include=("transavs", "transavs.*")),
+    # The tools go along as a package of their own: one of them must run where transavs cannot be imported yet.
+    packages=[*find_packages(include=("transavs", "transavs.*")), "transavs_tools"],
+    package_dir={"transavs_tools": "tools"},
+    entry_points={"console_scripts": [f"transavs-{tool.replace('_', '-')}=transavs_tools.{tool}:cli" for tool in TOOLS]},
     python_requires=">=3.11",
     install_requires=[
         "torch>=2.6",
@@ -21,6 +26,7 @@ setup(
         "Pillow>=10",
         "opencv-python-headless>=4.8",
         "soundfile>=0.12",
+        "av>=14",
         "safetensors>=0.4",
         "timm>=1.0.9",
         "pycocotools>=2.0.8",

@@ -75,5 +75,9 @@ def main() -> None:
         sys.exit(USAGE_ERROR)
 
 
-if __name__ == "__main__":
+def cli() -> None:
     run_tool(main)
+
+
+if __name__ == "__main__":
+    cli()
