@@ -4,6 +4,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 DATASETS := $(or $(DETECTRON2_DATASETS),datasets)
 QUICKSTART_DATA := $(DATASETS)/synthetic/Multi-sources/ms3_meta_data.csv
+QUICKSTART_VIDEO := $(DATASETS)/synthetic/video.mp4
 QUICKSTART := output/quickstart
 
 .PHONY: install quickstart test test-slow lint
@@ -24,9 +25,16 @@ $(QUICKSTART_DATA): | $(INSTALLED)
 $(QUICKSTART)/results.json: | $(INSTALLED) $(QUICKSTART_DATA)
 	$(BIN)/python tools/train_net.py --config-file configs/quickstart.yaml --resume OUTPUT_DIR $(QUICKSTART)
 
-quickstart: $(QUICKSTART)/results.json
+$(QUICKSTART_VIDEO): | $(INSTALLED)
+	$(BIN)/python datasets/prepare_video.py --output $@
+
+$(QUICKSTART)/sounding.mp4: $(QUICKSTART)/results.json | $(QUICKSTART_VIDEO)
+	$(BIN)/python tools/demo.py --weights $(QUICKSTART)/model_final.pth --input $(QUICKSTART_VIDEO) --output $@ --fps 0
+
+quickstart: $(QUICKSTART)/sounding.mp4
 	@cat $(QUICKSTART)/results.md
 	@echo "figure: $(QUICKSTART)/figure.png"
+	@echo "video:  $(QUICKSTART)/sounding.mp4"
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest

@@ -16,7 +16,7 @@ setup(
     # The tools go along as a package of their own: one of them must run where transavs cannot be imported yet.
     packages=[*find_packages(include=("transavs", "transavs.*")), "transavs_tools"],
     package_dir={"transavs_tools": "tools"},
-    entry_points={"console_scripts": [f"transavs-{tool.replace('_', '-')}=transavs_tools.{tool}:cli" for tool in TOOLS]},
+    entry_points={"console_scripts": [f"transavs-{t.replace('_', '-')}=transavs_tools.{t}:cli" for t in TOOLS]},
     python_requires=">=3.11",
     install_requires=[
         "torch>=2.6",

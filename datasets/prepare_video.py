@@ -1,0 +1,23 @@
+#!/usr/bin/env python
+"""Write a video of the synthetic data set's shapes and sounds, with cuts between scenes, to try a model on."""
+
+import argparse
+from pathlib import Path
+
+from transavs.data.synthetic_video import write_synthetic_video
+from transavs.engine.command_line import run_tool
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("--output", type=Path, required=True, help="file to write, .mp4, .mov or .mkv")
+    parser.add_argument("--seconds", type=float, default=10)
+    parser.add_argument("--fps", type=float, default=25, help="frames per second")
+    parser.add_argument("--size", nargs=2, type=int, default=(360, 480), metavar=("HEIGHT", "WIDTH"))
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    write_synthetic_video(args.output, seconds=args.seconds, frame_rate=args.fps, size=tuple(args.size), seed=args.seed)
+
+
+if __name__ == "__main__":
+    run_tool(main)
