@@ -11,7 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 # One colour per class id from 1 on, over again where there are more classes.
 CLASS_COLOURS = np.vstack([[255, 70, 40], colormap(rgb=True)[1:]])
-OVERLAY_OPACITY = 0.55
+OVERLAY_OPACITY, BACKGROUND_BRIGHTNESS = 0.55, 0.55
 SILENCE, LOUD = -4.6, 5.0  # range of a log-mel value, for its colours
 CLIPS_PER_ROW = 2
 
@@ -37,12 +37,14 @@ class ClipPicture:
 
 def overlay(frame: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """uint8 (H, W, 3) frame with int (H, W) class ids in their colours and outlined, background (0) dimmed."""
-    seen = mask > 0
-    image = frame.astype(float) * np.where(seen, 1.0, 0.55)[..., None]
-    colours = CLASS_COLOURS[(mask[seen] - 1) % len(CLASS_COLOURS)]
-    image[seen] = (1 - OVERLAY_OPACITY) * image[seen] + OVERLAY_OPACITY * colours
-    image = np.ascontiguousarray(image.astype(np.uint8))
-    contours, _ = cv2.findContours(seen.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+    # In whole-image operations on bytes, which are several times as fast as indexing: videos have many frames.
+    seen = (mask > 0).astype(np.uint8)
+    image = cv2.convertScaleAbs(frame, alpha=BACKGROUND_BRIGHTNESS)
+    for number in np.unique(mask[mask > 0]):
+        colour = OVERLAY_OPACITY * CLASS_COLOURS[(number - 1) % len(CLASS_COLOURS)]
+        painted = cv2.add(cv2.convertScaleAbs(frame, alpha=1 - OVERLAY_OPACITY), (*colour, 0.0))
+        cv2.copyTo(painted, (mask == number).astype(np.uint8), image)
+    contours, _ = cv2.findContours(seen, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
     cv2.drawContours(image, contours, -1, (255, 255, 255), max(1, frame.shape[0] // 150))
     return image
 
