@@ -42,7 +42,7 @@ def overlay(frame: np.ndarray, mask: np.ndarray) -> np.ndarray:
     image = cv2.convertScaleAbs(frame, alpha=BACKGROUND_BRIGHTNESS)
     for number in np.unique(mask[mask > 0]):
         colour = OVERLAY_OPACITY * CLASS_COLOURS[(number - 1) % len(CLASS_COLOURS)]
-        painted = cv2.add(cv2.convertScaleAbs(frame, alpha=1 - OVERLAY_OPACITY), (*colour, 0.0))
+        painted = cv2.add(cv2.convertScaleAbs(frame, alpha=1 - OVERLAY_OPACITY), np.array([*colour, 0.0]))
         cv2.copyTo(painted, (mask == number).astype(np.uint8), image)
     contours, _ = cv2.findContours(seen, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
     cv2.drawContours(image, contours, -1, (255, 255, 255), max(1, frame.shape[0] // 150))

@@ -5,6 +5,7 @@ Each is used in a ``with`` statement and given the predictions of a video in ord
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
@@ -18,7 +19,7 @@ from transavs.data.video_writer import VideoWriter, sound_of
 from transavs.demo.loudness import LoudnessStrip, loudness_per_second
 from transavs.errors import AVSInputError
 from transavs.evaluation.prediction_writer import WHITE
-from transavs.predictor import FramePrediction
+from transavs.predictor import FramePrediction, SoundingObject
 from transavs.visualizer import overlay
 
 STRIP_SHARE, STRIP_PIXELS = 0.1, 24  # height of the loudness strip: of the frame's, and at least
@@ -27,8 +28,8 @@ STRIP_SHARE, STRIP_PIXELS = 0.1, 24  # height of the loudness strip: of the fram
 class Output:
     """One thing that is made of the predictions of a video."""
 
-    def add(self, prediction: FramePrediction) -> None:
-        """Take the next prediction."""
+    def add(self, prediction: FramePrediction, objects: Sequence[SoundingObject]) -> None:
+        """Take the next prediction, and what of it is to be shown."""
         raise NotImplementedError
 
     def close(self, complete: bool) -> None:
@@ -43,33 +44,38 @@ class Output:
         self.close(complete=kind is None)
 
 
+def class_map(objects: Sequence[SoundingObject], size: tuple[int, int]) -> np.ndarray:
+    """The classes of the objects of a frame of (H, W) pixels, uint8 (H, W), 0 = nothing."""
+    classes = np.zeros(size, dtype=np.uint8)
+    for found in objects:
+        classes[found.mask] = found.category_id
+    return classes
+
+
 class OverlayVideo(Output):
     """The video with what sounds in colour, a strip of its loudness below, and its sound."""
 
-    def __init__(self, video: Video, path: str | Path, levels: np.ndarray, threshold: float | None = None):
+    def __init__(self, video: Video, path: str | Path, levels: np.ndarray):
         """
         Args:
             video: that is predicted; its frames are read again beside the predictions.
             path: of the file, see :class:`transavs.data.video_writer.VideoWriter`.
             levels: see :func:`transavs.demo.loudness.loudness_levels`.
-            threshold: see :meth:`transavs.predictor.FramePrediction.mask`.
         """
         height = max(STRIP_PIXELS, round(STRIP_SHARE * video.height))
         self._strip = LoudnessStrip(levels, video.duration, (height, video.width))
         size = (video.height + height, video.width)
         self._writer = VideoWriter(path, size, video.frame_rate, **sound_of(video))
-        self._frames, self._threshold = video.frames(), threshold
+        self._frames = video.frames()
         self._held: VideoFrame | None = None
-        self._last: FramePrediction | None = None
+        self._last: tuple[float, np.ndarray] | None = None  # time and mask of the last prediction
 
-    def add(self, prediction: FramePrediction) -> None:
+    def add(self, prediction: FramePrediction, objects: Sequence[SoundingObject]) -> None:
         if self._last is not None:  # a frame between two predictions shows the nearer one
-            self._draw_until((self._last.time + prediction.time) / 2)
-        self._last = prediction
+            self._draw_until((self._last[0] + prediction.time) / 2, self._last[1])
+        self._last = prediction.time, class_map(objects, prediction.size)
 
-    def _draw_until(self, time: float) -> None:
-        assert self._last is not None
-        mask = self._last.mask(self._threshold)
+    def _draw_until(self, time: float, mask: np.ndarray) -> None:
         while True:
             frame = self._held or next(self._frames, None)
             self._held = frame
@@ -82,7 +88,7 @@ class OverlayVideo(Output):
     def close(self, complete: bool) -> None:
         try:
             if complete and self._last is not None:
-                self._draw_until(float("inf"))
+                self._draw_until(float("inf"), self._last[1])
         except BaseException:
             complete = False
             raise
@@ -93,20 +99,19 @@ class OverlayVideo(Output):
 class MaskFiles(Output):
     """A PNG per prediction, named by the frame's index: 0 and 255, or class ids where there are several."""
 
-    def __init__(self, folder: str | Path, threshold: float | None = None):
+    def __init__(self, folder: str | Path):
         """
         Args:
             folder: to write into; made where there is none.
-            threshold: see :meth:`transavs.predictor.FramePrediction.mask`.
         """
-        self._folder, self._threshold = Path(folder), threshold
+        self._folder = Path(folder)
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise AVSInputError(f"{folder} cannot be made a folder ({error.strerror}): name another") from error
 
-    def add(self, prediction: FramePrediction) -> None:
-        mask = prediction.mask(self._threshold)
+    def add(self, prediction: FramePrediction, objects: Sequence[SoundingObject]) -> None:
+        mask = class_map(objects, prediction.size)
         if len(prediction.class_names) == 2:
             mask = mask * np.uint8(WHITE)
         cv2.imwrite(str(self._folder / f"{prediction.index:06d}.png"), mask)
@@ -115,15 +120,14 @@ class MaskFiles(Output):
 class CocoFile(Output):
     """A JSON file in COCO's form with run-length code, times, scores and loudness; written as predictions come."""
 
-    def __init__(self, video: Video, path: str | Path, levels: np.ndarray, threshold: float | None = None):
+    def __init__(self, video: Video, path: str | Path, levels: np.ndarray):
         """
         Args:
             video: that is predicted.
             path: of the file.
             levels: see :func:`transavs.demo.loudness.loudness_levels`.
-            threshold: see :meth:`transavs.predictor.FramePrediction.mask`.
         """
-        self._path, self._threshold = Path(path), threshold
+        self._path = Path(path)
         self._partial = self._path.with_name(f".{self._path.name}.partial")
         self._about = {
             "video": video.name,
@@ -141,12 +145,12 @@ class CocoFile(Output):
             raise AVSInputError(f"{path} cannot be written ({error.strerror}): name another file") from error
         self._file.write('{"annotations": [')
 
-    def add(self, prediction: FramePrediction) -> None:
+    def add(self, prediction: FramePrediction, objects: Sequence[SoundingObject]) -> None:
         height, width = prediction.size
         self._categories = [{"id": n, "name": name} for n, name in enumerate(prediction.class_names) if n]
         about = {"id": prediction.index, "time": prediction.time, "height": height, "width": width}
         self._images.append(about | {"loudness_db": prediction.loudness})
-        for found in prediction.objects(self._threshold):
+        for found in objects:
             self._annotations += 1
             annotation = {"id": self._annotations, "image_id": prediction.index, "category_id": found.category_id}
             annotation |= {"score": found.score, "iscrowd": 0} | encode_mask(found.mask)

@@ -74,15 +74,16 @@ def segment_video(
     with ExitStack() as stack:
         outputs: list[Output] = []
         if targets.overlay is not None:
-            outputs.append(stack.enter_context(OverlayVideo(video, targets.overlay, levels, threshold)))
+            outputs.append(stack.enter_context(OverlayVideo(video, targets.overlay, levels)))
         if targets.masks is not None:
-            outputs.append(stack.enter_context(MaskFiles(targets.masks, threshold)))
+            outputs.append(stack.enter_context(MaskFiles(targets.masks)))
         if targets.coco is not None:
-            outputs.append(stack.enter_context(CocoFile(video, targets.coco, levels, threshold)))
+            outputs.append(stack.enter_context(CocoFile(video, targets.coco, levels)))
         end = 0.0
         for frame in with_progress(predictor.predict_video(video, rate), video):
+            objects = frame.objects(threshold)
             for output in outputs:
-                output.add(frame)
+                output.add(frame, objects)
             end = frame.time
     return max(end, video.duration) / (time.perf_counter() - started)
 
