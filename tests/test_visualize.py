@@ -289,6 +289,8 @@ def test_a_figure_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: py
         save_figure(new_figure(1, 1), path)
     assert path.read_bytes() == before
     assert list(path.parent.iterdir()) == [path]
+    with pytest.raises(AVSInputError, match="cannot be written"):
+        save_figure(new_figure(1, 1), path / "below_a_file.png")
     with pytest.raises(AVSInputError, match=r"figure\.bmp ends in none of png, jpg, webp, pdf, svg"):
         save_figure(new_figure(1, 1), tmp_path / "figure.bmp")
 

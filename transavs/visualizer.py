@@ -74,14 +74,16 @@ def save_figure(figure: Figure, path: str | Path) -> None:
     """
     path = check_figure_path(path)
     beside = path.with_name(f"{path.name}.part")
+    kind = path.suffix.removeprefix(".")
+    lossy: dict[str, Any] = {"pil_kwargs": {"quality": QUALITY}} if kind in ("jpg", "webp") else {}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        kind = path.suffix.removeprefix(".")
-        lossy: dict[str, Any] = {"pil_kwargs": {"quality": QUALITY}} if kind in ("jpg", "webp") else {}
-        figure.savefig(beside, format=kind, dpi=DPI, **lossy)
-        os.replace(beside, path)
+        try:
+            figure.savefig(beside, format=kind, dpi=DPI, **lossy)
+            os.replace(beside, path)
+        finally:
+            beside.unlink(missing_ok=True)
     except OSError as error:
-        beside.unlink(missing_ok=True)
         raise AVSInputError(f"the figure {path} cannot be written ({error.strerror}): name another file") from error
 
 
@@ -98,7 +100,7 @@ def overlay(frame: np.ndarray, mask: np.ndarray) -> np.ndarray:
 def _outlined(image: np.ndarray, region: np.ndarray) -> np.ndarray:
     """uint8 (H, W, 3) with a white line around bool (H, W)."""
     image = np.ascontiguousarray(image)
-    contours, _ = cv2.findContours(region.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+    contours, _ = cv2.findContours(region.astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_SIMPLE)
     cv2.drawContours(image, contours, -1, (255, 255, 255), max(1, len(image) // 150))
     return image
 
