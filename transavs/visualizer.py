@@ -1,102 +1,190 @@
-"""Figures of clips: what is heard, what is seen, the ground truth and the prediction."""
+"""Figures of clips: what is heard, what is seen, the ground truth and the predictions; and what all figures share."""
 
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
-import matplotlib.figure
+import matplotlib
 import numpy as np
 from detectron2.utils.colormap import colormap
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+
+from transavs.errors import AVSInputError
 
 # One colour per class id from 1 on, over again where there are more classes.
 CLASS_COLOURS = np.vstack([[255, 70, 40], colormap(rgb=True)[1:]])
 OVERLAY_OPACITY, BACKGROUND_BRIGHTNESS = 0.55, 0.55
+HEAT_COLOURS, HEAT_OPACITY = "inferno", 0.7
 SILENCE, LOUD = -4.6, 5.0  # range of a log-mel value, for its colours
-CLIPS_PER_ROW = 2
+SECONDS_PER_ROW = 10
+CELL = 1.25  # inches, width of one second
+FORMATS = ("png", "jpg", "webp", "pdf", "svg")  # jpg and webp are small where there are many frames
+DPI = 100
+QUALITY = 92  # of jpg and webp
 
 
 @dataclass(frozen=True)
 class ClipPicture:
-    """One clip to draw; T frames of H x W pixels.
+    """One clip to draw; T frames of H x W pixels. Masks of another size are drawn at the frames'.
 
     Attributes:
         title: printed above.
         frames: T of uint8 (H, W, 3), RGB.
         log_mel: (T, 96, 64).
-        truth: T of int (H, W) class ids, 0 = background; None for a frame without ground truth.
-        prediction: int (T, H, W).
+        truth: T of int (h, w) class ids, 0 = background; None for a frame without ground truth.
+        predictions: int (T, h, w) by the name of their row.
     """
 
     title: str
     frames: list[np.ndarray]
     log_mel: np.ndarray
     truth: list[np.ndarray | None]
-    prediction: np.ndarray
+    predictions: dict[str, np.ndarray]
+
+    def classes(self) -> set[int]:
+        """Ids of the classes that are true or predicted somewhere, without the background."""
+        masks = [mask for mask in self.truth if mask is not None] + list(self.predictions.values())
+        return {int(number) for mask in masks for number in np.unique(mask)} - {0}
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure of so many inches."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def check_figure_path(path: str | Path) -> Path:
+    """``path``, if its suffix is one of FORMATS; else an AVSInputError, better before than after long work."""
+    if Path(path).suffix.removeprefix(".") not in FORMATS:
+        raise AVSInputError(f"the figure {path} ends in none of {', '.join(FORMATS)}: name such a file")
+    return Path(path)
+
+
+def save_figure(figure: Figure, path: str | Path) -> None:
+    """Write a figure in the format that the suffix of ``path`` names, whole or not at all.
+
+    Raises:
+        AVSInputError: the suffix is none of FORMATS, or the file cannot be written.
+    """
+    path = check_figure_path(path)
+    beside = path.with_name(f"{path.name}.part")
+    kind = path.suffix.removeprefix(".")
+    lossy: dict[str, Any] = {"pil_kwargs": {"quality": QUALITY}} if kind in ("jpg", "webp") else {}
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            figure.savefig(beside, format=kind, dpi=DPI, **lossy)
+            os.replace(beside, path)
+        finally:
+            beside.unlink(missing_ok=True)
+    except OSError as error:
+        raise AVSInputError(f"the figure {path} cannot be written ({error.strerror}): name another file") from error
 
 
 def overlay(frame: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """uint8 (H, W, 3) frame with int (H, W) class ids in their colours and outlined, background (0) dimmed."""
+    """uint8 (H, W, 3) frame with int (h, w) class ids in their colours and outlined, background (0) dimmed."""
     # In whole-image operations on bytes, which are several times as fast as indexing: videos have many frames.
-    seen = (mask > 0).astype(np.uint8)
+    mask = cv2.resize(mask.astype(np.int32), frame.shape[1::-1], interpolation=cv2.INTER_NEAREST)
     image = cv2.convertScaleAbs(frame, alpha=BACKGROUND_BRIGHTNESS)
     for number in np.unique(mask[mask > 0]):
         colour = OVERLAY_OPACITY * CLASS_COLOURS[(number - 1) % len(CLASS_COLOURS)]
         painted = cv2.add(cv2.convertScaleAbs(frame, alpha=1 - OVERLAY_OPACITY), np.array([*colour, 0.0]))
         cv2.copyTo(painted, (mask == number).astype(np.uint8), image)
-    contours, _ = cv2.findContours(seen, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
-    cv2.drawContours(image, contours, -1, (255, 255, 255), max(1, frame.shape[0] // 150))
+    return _outlined(image, mask > 0)
+
+
+def _outlined(image: np.ndarray, region: np.ndarray) -> np.ndarray:
+    """uint8 (H, W, 3) with a white line around bool (H, W)."""
+    image = np.ascontiguousarray(image)
+    contours, _ = cv2.findContours(region.astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_SIMPLE)
+    cv2.drawContours(image, contours, -1, (255, 255, 255), max(1, len(image) // 150))
     return image
 
 
-def draw_clips(clips: list[ClipPicture], path: str | Path) -> None:
-    """Write a figure (PNG) with a block per clip: log-mel, frames, ground truth, prediction, a column per second."""
-    names = ("sound", "frame", "truth", "predicted")
+def heat(frame: np.ndarray, values: np.ndarray, region: np.ndarray | None = None) -> np.ndarray:
+    """A frame in grey with values in HEAT_COLOURS over it.
+
+    Args:
+        frame: uint8 (H, W, 3).
+        values: float (h, w) in [0, 1], resized bilinearly.
+        region: bool (h', w') to draw an outline of.
+    """
+    size = frame.shape[1::-1]
+    values = cv2.resize(values.astype(np.float32), size, interpolation=cv2.INTER_LINEAR)
+    colours = 255 * matplotlib.colormaps[HEAT_COLOURS](values)[..., :3]
+    grey = frame.mean(-1, keepdims=True)
+    image = ((1 - HEAT_OPACITY) * grey + HEAT_OPACITY * colours).astype(np.uint8)
+    if region is None:
+        return image
+    return _outlined(image, cv2.resize(region.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST))
+
+
+def show_sound(axis: Any, log_mel: np.ndarray) -> None:
+    """Draw one second of log-mel (96, 64), time from left to right, high above low."""
+    axis.imshow(log_mel.T, origin="lower", aspect="auto", cmap="magma", vmin=SILENCE, vmax=LOUD)
+
+
+def show_truth(axis: Any, frame: np.ndarray, mask: np.ndarray | None) -> None:
+    """Draw a frame with its ground truth as :func:`overlay` does, or say that there is none."""
+    if mask is not None:
+        axis.imshow(overlay(frame, mask))
+        return
+    axis.set_box_aspect(frame.shape[0] / frame.shape[1])
+    axis.text(0.5, 0.5, "not labelled", ha="center", va="center", color="grey", fontsize=8, transform=axis.transAxes)
+
+
+def draw_clips(clips: Sequence[ClipPicture], path: str | Path, class_names: Sequence[str] = ()) -> None:
+    """Write a figure with a block per clip: log-mel, frames, ground truth and predictions, a column per second.
+
+    Args:
+        clips: with the same number of predictions.
+        path: see :func:`save_figure`.
+        class_names: background first; where there are more than two, the colours that occur are explained.
+    """
     seconds = max(len(clip.frames) for clip in clips)
-    columns = min(CLIPS_PER_ROW, len(clips))
+    columns = min(max(1, SECONDS_PER_ROW // seconds), len(clips))
     rows = -(-len(clips) // columns)
-    figure = matplotlib.figure.Figure(figsize=(1.25 * (seconds + 0.4) * columns, 4.9 * rows), layout="constrained")
-    FigureCanvasAgg(figure)
+    shape = max(frame.shape[0] / frame.shape[1] for clip in clips for frame in clip.frames)
+    heights = [0.7, *[shape] * (2 + len(clips[0].predictions))]
+    height = (1.04 * CELL * sum(heights) + 0.35) * rows  # with gaps and a title
+    figure = new_figure(CELL * (seconds + 0.4) * columns, height + 0.3 * (len(class_names) > 2))
     blocks = figure.subfigures(rows, columns, squeeze=False, wspace=0.03, hspace=0.02).flat
     for block, clip in zip(blocks, clips, strict=False):
         block.suptitle(clip.title, fontsize=10)
-        axes = block.subplots(len(names), seconds, squeeze=False, gridspec_kw={"height_ratios": [0.7, 1, 1, 1]})
-        for axis in axes[:, len(clip.frames) :].flat:  # of a clip shorter than others
-            axis.axis("off")
-        for second, frame in enumerate(clip.frames):
-            heard, seen, truth, predicted = axes[:, second]
-            heard.imshow(clip.log_mel[second].T, origin="lower", aspect="auto", cmap="magma", vmin=SILENCE, vmax=LOUD)
-            seen.imshow(frame)
-            mask = clip.truth[second]
-            if mask is not None:
-                truth.imshow(overlay(frame, mask))
-            predicted.imshow(overlay(frame, clip.prediction[second]))
-        for axis in axes.flat:
-            axis.set(xticks=[], yticks=[])
-        for axis, name in zip(axes[:, 0], names, strict=True):
-            axis.set_ylabel(name, fontsize=9)
-    figure.savefig(path, dpi=110)
+        _draw_clip(block.subplots(len(heights), seconds, squeeze=False, gridspec_kw={"height_ratios": heights}), clip)
+    if len(class_names) > 2:
+        _explain_colours(figure, sorted(set.union(*(clip.classes() for clip in clips))), class_names)
+    save_figure(figure, path)
 
 
-def draw_bars(values: dict[str, dict[str, list[float]]], label: str, path: str | Path) -> None:
-    """Write a figure (PNG) of horizontal bars: a panel per test set, a bar per row at the mean, a dot per seed.
+def _draw_clip(axes: np.ndarray, clip: ClipPicture) -> None:
+    for axis in axes.flat:
+        axis.set(xticks=[], yticks=[])
+    for axis in axes[:, len(clip.frames) :].flat:  # of a clip shorter than others
+        axis.axis("off")
+    for second, frame in enumerate(clip.frames):
+        heard, seen, truth, *predicted = axes[:, second]
+        show_sound(heard, clip.log_mel[second])
+        seen.imshow(frame)
+        show_truth(truth, frame, clip.truth[second])
+        for axis, prediction in zip(predicted, clip.predictions.values(), strict=True):
+            axis.imshow(overlay(frame, prediction[second]))
+    for axis, name in zip(axes[:, 0], ("sound", "frame", "truth", *clip.predictions), strict=True):
+        axis.set_ylabel(name, fontsize=9)
 
-    Args:
-        values: by test set and row, one per seed.
-        label: of the value axis.
-        path: of the PNG.
-    """
-    rows = list(dict.fromkeys(row for panel in values.values() for row in panel))[::-1]
-    figure = matplotlib.figure.Figure(figsize=(2 + 4 * len(values), 1 + 0.28 * len(rows)), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(1, len(values), squeeze=False, sharey=True)[0]
-    for axis, (title, panel) in zip(axes, values.items(), strict=True):
-        for place, row in enumerate(rows):
-            found = panel.get(row, [])
-            if found:
-                axis.barh(place, sum(found) / len(found), color="#9db8d9")
-                axis.plot(found, [place] * len(found), "o", color="#1f3b63", markersize=3)
-        axis.set(title=title, xlabel=label, yticks=range(len(rows)), yticklabels=rows)
-        axis.grid(axis="x", alpha=0.4)
-        axis.set_axisbelow(True)
-    figure.savefig(path, dpi=110)
+
+def _explain_colours(figure: Figure, classes: Sequence[int], class_names: Sequence[str]) -> None:
+    """A legend of the given class ids below everything."""
+    patches = [
+        Patch(color=CLASS_COLOURS[(number - 1) % len(CLASS_COLOURS)] / 255, label=class_names[number])
+        for number in classes
+        if number < len(class_names)
+    ]
+    if patches:
+        figure.legend(handles=patches, loc="outside lower center", ncols=8, fontsize=9, frameon=False)

@@ -20,7 +20,7 @@ from transavs.config import load_config
 from transavs.data.avsbench import LAYOUTS
 from transavs.errors import AVSInputError
 from transavs.evaluation.results import RESULTS_NAME
-from transavs.visualizer import draw_bars
+from transavs.figures.charts import draw_bars
 
 TRAIN_NET = Path(__file__).parents[2] / "tools" / "train_net.py"
 

@@ -176,7 +176,7 @@ class AVSTrainer(DefaultTrainer):
             writer = PredictionWriter(folder, cfg.TEST.SAVE_PREDICTIONS, len(class_names), journals[1])
             evaluators.append(writer)
         if cfg.TEST.FIGURE_CLIPS and not AUDIO_CONDITIONS[condition]:
-            evaluators.append(ClipFigure(Path(cfg.OUTPUT_DIR) / FIGURE_NAME, cfg.TEST.FIGURE_CLIPS))
+            evaluators.append(ClipFigure(Path(cfg.OUTPUT_DIR) / FIGURE_NAME, cfg.TEST.FIGURE_CLIPS, class_names))
         return DatasetEvaluators(evaluators)
 
     @classmethod

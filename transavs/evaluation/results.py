@@ -24,14 +24,20 @@ def results_table(values: dict[str, float]) -> str:
     return tabulate(rows, headers=("audio", *metrics), tablefmt="pipe", floatfmt=".1f")
 
 
-def breakdown_table(values: dict[str, float]) -> str:
-    """J, F or IoU of each category, class and size of object, with the true audio, as a Markdown table."""
-    others = tuple(filter(None, AUDIO_CONDITIONS.values()))
+def breakdown(values: dict[str, float], suffix: str = "") -> dict[str, dict[str, float]]:
+    """J, F or IoU by category, class and size of object; ``suffix`` is that of the audio condition."""
+    others = tuple(other for other in AUDIO_CONDITIONS.values() if other and other != suffix)
     groups: dict[str, dict[str, float]] = {}
     for key, value in values.items():
         metric, dash, group = key.partition("-")
-        if dash and not key.endswith(others):
-            groups.setdefault(group, {})[metric] = value
+        if dash and key.endswith(suffix) and not key.endswith(others):
+            groups.setdefault(group.removesuffix(suffix), {})[metric] = value
+    return groups
+
+
+def breakdown_table(values: dict[str, float]) -> str:
+    """What :func:`breakdown` finds with the true audio, as a Markdown table."""
+    groups = breakdown(values)
     metrics = [name for name in ("J", "F", "IoU") if any(name in found for found in groups.values())]
     rows = [(group, *(found.get(name) for name in metrics)) for group, found in groups.items()]
     return tabulate(rows, headers=("of", *metrics), tablefmt="pipe", floatfmt=".1f", missingval="-")
