@@ -92,10 +92,10 @@ def overlay(frame: np.ndarray, mask: np.ndarray) -> np.ndarray:
     # In whole-image operations on bytes, which are several times as fast as indexing: videos have many frames.
     mask = cv2.resize(mask.astype(np.int32), frame.shape[1::-1], interpolation=cv2.INTER_NEAREST)
     image = cv2.convertScaleAbs(frame, alpha=BACKGROUND_BRIGHTNESS)
+    faded = cv2.convertScaleAbs(frame, alpha=1 - OVERLAY_OPACITY)
     for number in np.unique(mask[mask > 0]):
         colour = OVERLAY_OPACITY * CLASS_COLOURS[(number - 1) % len(CLASS_COLOURS)]
-        painted = cv2.add(cv2.convertScaleAbs(frame, alpha=1 - OVERLAY_OPACITY), np.array([*colour, 0.0]))
-        cv2.copyTo(painted, (mask == number).astype(np.uint8), image)
+        cv2.copyTo(cv2.add(faded, np.array([*colour, 0.0])), (mask == number).astype(np.uint8), image)
     return _outlined(image, mask > 0)
 
 
