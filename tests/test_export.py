@@ -51,7 +51,9 @@ def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A file that is in order, of a model that is quick to write."""
     path = tmp_path_factory.mktemp("program") / "good.pt2"
-    traced = torch.export.export(nn.Linear(2, 2), (torch.zeros(3, 2),), dynamic_shapes=({0: torch.export.Dim("clips")},))
+    traced = torch.export.export(
+        nn.Linear(2, 2), (torch.zeros(3, 2),), dynamic_shapes=({0: torch.export.Dim("clips")},)
+    )
     export.strip(traced)
     export.write_program(traced, ClipFormat(5, 32, "RGB", CLASSES, False), path)
     return path
@@ -128,7 +130,9 @@ def test_models_of_others(tmp_path: Path, program: Path):
     torch.export.save(traced, tmp_path / "theirs.pt2")
     torch.onnx.export(traced, (), tmp_path / "theirs.onnx", dynamo=True, verbose=False)
     for name in ("theirs.pt2", "theirs.onnx"):
-        with pytest.raises(AVSInputError, match=rf"{name} does not say what it takes: write it with tools/export_model"):
+        with pytest.raises(
+            AVSInputError, match=rf"{name} does not say what it takes: write it with tools/export_model"
+        ):
             load_scorer(tmp_path / name, "cpu")
     with pytest.raises(AVSInputError, match=r"good\.pt2 is an exported model and takes no config: leave a\.yaml out"):
         load_scorer(program, "cpu", "a.yaml")
@@ -150,7 +154,7 @@ def rewrite(source: Path, target: Path, member: str, old: str, new: str) -> None
 
 MODEL_JSON, WEIGHTS_JSON = "models/model.json", "data/weights/model_weights_config.json"
 HOSTILE = {
-    "size": (MODEL_JSON, "Symbol('s", "print('s", "the expr_str \"print"),
+    "size": (MODEL_JSON, "Symbol('s", "print('s", 'the expr_str "print'),
     "operator": (MODEL_JSON, "torch.ops.aten.linear.default", "torch.ops.aten.from_file.default", "the target 'torch"),
     "module": (MODEL_JSON, "torch.ops.aten.linear.default", "torch._C._jit_init", "the target 'torch"),
     "tree": (MODEL_JSON, "builtins.tuple", "os.system", "the in_spec"),

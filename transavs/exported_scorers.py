@@ -100,7 +100,9 @@ class OnnxScorer(ClipScorer):
         runtime = require("onnxruntime")
         provider = f"{torch.device(device).type.upper()}ExecutionProvider"
         if provider not in runtime.get_available_providers():
-            raise AVSInputError(f"ONNX Runtime has no {provider} here: choose the device cpu, or install onnxruntime-gpu")
+            raise AVSInputError(
+                f"ONNX Runtime has no {provider} here: choose the device cpu, or install onnxruntime-gpu"
+            )
         options = runtime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
         session = runtime.InferenceSession(str(path), options, providers=[provider])

@@ -24,10 +24,10 @@ MEMBERS = re.compile(
 PAYLOADS = ("data/weights/model_weights_config.json", "data/constants/model_constants_config.json")
 PLAIN_PAYLOAD = re.compile(r"(weight|tensor)_\d+")
 # from_file maps a file of the given name into memory and can create it.
-OPERATORS = re.compile(r"torch\.ops\.aten\.(?!from_file)\w+\.\w+|_operator\.(add|sub|mul|neg|floordiv|mod|getitem)")
+OPERATORS = re.compile(r"(?a)torch\.ops\.aten\.(?!from_file)\w+\.\w+|_operator\.(add|sub|mul|neg|floordiv|mod|getitem)")
 SIZES = re.compile(r"(Symbol\('\w+', positive=True, integer=True\)|(Add|Mul|Min|Max|FloorDiv|Mod|Integer)\(|[-\d, )])+")
 TREES = re.compile(r'([\[\]{}:,\s\d]|null|"(type|context|children_spec|null|\[\]|builtins\.(tuple|list|dict))")+')
-NAMES = re.compile(r"[\w.,+>-]*")  # the equations of einsum among them
+NAMES = re.compile(r"(?a)[\w.,+>-]*")  # the equations of einsum among them
 STRINGS = {"target": OPERATORS, "expr_str": SIZES, "in_spec": TREES, "out_spec": TREES}
 
 
