@@ -59,7 +59,9 @@ def export_model(scorer: ModelScorer, path: str | Path) -> float:
         WRITERS[path.suffix](trace(scorer), scorer.format, partial)
         difference = largest_difference(scorer, load_scorer(partial, scorer.model.device))
         if not difference <= TOLERANCE:
-            raise AVSInputError(f"{path} is not written, its scores differ from the model's by {difference:.1g}")
+            raise AVSInputError(
+                f"{path} is not written, its scores differ from the model's by {difference:.1g}: use the checkpoint"
+            )
         partial.replace(path)
     except AVSInputError:
         raise
