@@ -119,7 +119,9 @@ def load_model(
         raise AVSInputError(f"the checkpoint {path} carries no config: name the one it was trained with")
     # Whatever else the network would be started from is in the checkpoint.
     cfg.merge_from_list(["MODEL.DEVICE", str(device), "MODEL.WEIGHTS", str(path), "MODEL.AUDIO_BACKBONE.WEIGHTS", ""])
-    cfg.merge_from_list(["MODEL.TIMM.PRETRAINED", False, "MODEL.TIMM.WEIGHTS", "", "MODEL.AUDIO_BACKBONE.FREEZE", False])
+    cfg.merge_from_list(
+        ["MODEL.TIMM.PRETRAINED", False, "MODEL.TIMM.WEIGHTS", "", "MODEL.AUDIO_BACKBONE.FREEZE", False]
+    )
     try:
         model = build_model(cfg).eval()
     except KeyError as error:  # detectron2's registries
