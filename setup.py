@@ -44,6 +44,7 @@ setup(
         "yacs>=0.1.8",
     ],
     extras_require={
+        "export": ["torch>=2.9", "onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.5.4"],
         "dev": ["pytest>=8", "ruff>=0.8", "mypy>=1.13"],
     },
 )

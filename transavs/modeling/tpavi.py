@@ -131,7 +131,12 @@ class TPAVI(AVSModel):
             logits (F, K or 1, S, S), the levels that the decoder takes (F, C, h_i, w_i), fine to coarse, and by level
             the projected sound (F, C).
         """
-        windows, count = self.window_indices(lengths)
+        return self.predict_windows(frames, audio, *self.window_indices(lengths))
+
+    def predict_windows(
+        self, frames: Tensor, audio: Tensor, windows: Tensor, count: int
+    ) -> tuple[Tensor, list[Tensor], dict[int, Tensor]]:
+        """:meth:`predict` on frames whose windows, int64 (F,) below ``count``, are known."""
         features = self.visual_features(frames)
         levels = [layer(features[name]) for layer, name in zip(self.dilated, self.in_features, strict=True)]
         sounds: dict[int, Tensor] = {}
@@ -164,7 +169,12 @@ class TPAVI(AVSModel):
             logits (B, T, K, S, S); for K = 2 the one logit of "sounding", (B, T, 1, S, S).
         """
         clips, length = images.shape[:2]
-        logits, _, _ = self.predict(images.flatten(0, 1), audio_embedding.flatten(0, 1), [length] * clips)
+        # In tensors, not by window_indices: an exported graph takes any number of clips.
+        per_clip = -(-length // self.window)
+        windows = torch.arange(length, device=self.device) // self.window
+        windows = (windows + per_clip * torch.arange(clips, device=self.device)[:, None]).flatten()
+        frames, audio = images.flatten(0, 1), audio_embedding.flatten(0, 1)
+        logits, _, _ = self.predict_windows(frames, audio, windows, clips * per_clip)
         return logits.unflatten(0, (clips, length))
 
     def clip_scores(self, batched_inputs: list[dict[str, Any]]) -> list[Tensor]:

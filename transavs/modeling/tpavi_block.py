@@ -59,7 +59,8 @@ class TPAVIBlock(nn.Module):
         else:
             projected = self.align_channel(audio)
             products = self.phi(projected)[:, :, None] * self.g(pixels.mean(1))[:, None]
-        frames = torch.bincount(windows, minlength=num_windows).to(products.dtype)
+        # Not by bincount, whose result has no shape before it is run.
+        frames = products.new_zeros(num_windows).index_add(0, windows, products.new_ones(windows.shape))
         mixed = products.new_zeros(num_windows, *products.shape[1:]).index_add(0, windows, products)
         mixed = mixed / frames[:, None, None] @ self.output.weight.T
         mapping = (self.theta.weight.T @ mixed)[windows]

@@ -35,9 +35,12 @@ def class_scores(pred_logits: Tensor, pred_masks: Tensor) -> Tensor:
     """
     confidence, classes = pred_logits.float().softmax(-1).max(-1)
     votes = confidence[..., None, None] * pred_masks.float().sigmoid()
-    scores = votes.new_zeros(len(votes), pred_logits.shape[-1], *votes.shape[2:])
-    for number in classes.unique().tolist():  # few of many classes are any query's best
-        scores[:, number] = votes.masked_fill((classes != number)[..., None, None], 0).amax(1)
+    scores = votes.new_zeros(votes.shape[0], pred_logits.shape[-1], *votes.shape[2:])
+    if torch.compiler.is_compiling():  # a graph cannot depend on which classes occur
+        scores = scores.scatter_reduce(1, classes[..., None, None].expand_as(votes), votes, "amax")
+    else:
+        for number in classes.unique().tolist():  # few of many classes are any query's best
+            scores[:, number] = votes.masked_fill((classes != number)[..., None, None], 0).amax(1)
     return scores / scores.sum(1, keepdim=True).clamp(min=torch.finfo(scores.dtype).tiny)
 
 
