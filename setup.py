@@ -4,7 +4,7 @@ from pathlib import Path
 
 from setuptools import find_packages, setup
 
-TOOLS = ("demo", "install_detectron2")
+TOOLS = ("demo", "export_model", "install_detectron2", "visualize")
 
 setup(
     name="transavs",

@@ -31,5 +31,9 @@ def main() -> None:
     )
 
 
-if __name__ == "__main__":
+def cli() -> None:
     run_tool(main)
+
+
+if __name__ == "__main__":
+    cli()

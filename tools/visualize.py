@@ -102,5 +102,9 @@ def main() -> None:
     args.draw(args)
 
 
-if __name__ == "__main__":
+def cli() -> None:
     run_tool(main)
+
+
+if __name__ == "__main__":
+    cli()

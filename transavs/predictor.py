@@ -15,10 +15,11 @@ from detectron2.data import transforms
 from torch import Tensor
 from torch.nn import functional as F
 
-from transavs.clip_scorer import ClipFormat, ClipScorer, ModelScorer
+from transavs.clip_scorer import ClipFormat, ClipScorer
 from transavs.data.audio import SAMPLE_RATE, log_mel_examples
 from transavs.data.video import SoundAround, Video, open_video, sample_frames
 from transavs.errors import AVSInputError
+from transavs.exported_scorers import load_scorer
 
 SILENCE_DB = -100.0  # loudness is not told apart below
 
@@ -159,16 +160,16 @@ class AVSPredictor:
     ) -> "AVSPredictor":
         """
         Args:
-            path: of a checkpoint of ``tools/train_net.py``.
+            path: of a checkpoint of ``tools/train_net.py``, or of what ``tools/export_model.py`` has written.
             device: such as "cuda"; a GPU is taken by default where there is one.
             config_file: for weights that carry no config, such as converted ones.
             options: of the constructor.
 
         Raises:
-            AVSInputError: the file is missing or no such checkpoint.
+            AVSInputError: the file is missing or no such model.
         """
         chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        return cls(ModelScorer.from_checkpoint(path, chosen, config_file), **options)
+        return cls(load_scorer(path, chosen, config_file), **options)
 
     def predict_video(
         self, source: str | Path | BinaryIO | Video, rate: float = 1.0, sound: Iterable[np.ndarray] | None = None
