@@ -14,6 +14,7 @@ from transavs.data.synthetic_scenes import LOOKS, Scene
 from transavs.data.video_writer import VideoWriter
 
 SCENE_SECONDS = 5
+LARGEST_SCENE = 512  # side in pixels; larger videos are magnified, which is many times faster
 
 
 @dataclass(frozen=True)
@@ -64,13 +65,13 @@ def write_synthetic_video(
         AVSInputError: see :class:`transavs.data.video_writer.VideoWriter`.
     """
     rng = np.random.default_rng([seed, *b"video"])
-    shots = [Shot.draw(max(size), rng) for _ in range(int(np.ceil(seconds / SCENE_SECONDS)))]
+    shots = [Shot.draw(min(LARGEST_SCENE, max(size)), rng) for _ in range(int(np.ceil(seconds / SCENE_SECONDS)))]
     heard = np.concatenate([shot.wave for shot in shots])[None, : int(seconds * SAMPLE_RATE)]
     with VideoWriter(path, size, frame_rate, _blocks(heard), sample_rate=SAMPLE_RATE, channels=1) as writer:
         for number in tqdm(range(int(seconds * frame_rate)), unit="frame", desc=Path(path).name):
             shot, time = divmod(number / frame_rate, SCENE_SECONDS)
             image = shots[int(shot)].scene.image(time, rng)
-            writer.write(cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA), number / frame_rate)
+            writer.write(cv2.resize(image, size[::-1]), number / frame_rate)
     return shots
 
 
