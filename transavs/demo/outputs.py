@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 
 from transavs.data.images import encode_mask
+from transavs.data.sound import Sound
 from transavs.data.video import Video, VideoFrame
 from transavs.data.video_writer import VideoWriter, sound_of
 from transavs.demo.loudness import LoudnessStrip, loudness_per_second
@@ -53,19 +54,20 @@ def class_map(objects: Sequence[SoundingObject], size: tuple[int, int]) -> np.nd
 
 
 class OverlayVideo(Output):
-    """The video with what sounds in colour, a strip of its loudness below, and its sound."""
+    """The video with what sounds in colour, a strip of its loudness below, and the sound."""
 
-    def __init__(self, video: Video, path: str | Path, levels: np.ndarray):
+    def __init__(self, video: Video, path: str | Path, levels: np.ndarray, heard: Sound | None = None):
         """
         Args:
             video: that is predicted; its frames are read again beside the predictions.
             path: of the file, see :class:`transavs.data.video_writer.VideoWriter`.
             levels: see :func:`transavs.demo.loudness.loudness_levels`.
+            heard: to be played in place of the video's own sound.
         """
         height = max(STRIP_PIXELS, round(STRIP_SHARE * video.height))
         self._strip = LoudnessStrip(levels, video.duration, (height, video.width))
         size = (video.height + height, video.width)
-        self._writer = VideoWriter(path, size, video.frame_rate, **sound_of(video))
+        self._writer = VideoWriter(path, size, video.frame_rate, **sound_of(heard or video))
         self._frames = video.frames()
         self._held: VideoFrame | None = None
         self._last: tuple[float, np.ndarray] | None = None  # time and mask of the last prediction
