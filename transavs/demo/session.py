@@ -3,7 +3,7 @@
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -115,18 +115,39 @@ class KeptPredictions(Output):
 
 
 @dataclass(frozen=True)
+class MarkedFrame:
+    """How much is marked in one frame.
+
+    Attributes:
+        time: in seconds since the first frame.
+        marked: share of its pixels, in [0, 1].
+        names: of the classes that are marked.
+    """
+
+    time: float
+    marked: float
+    names: list[str]
+
+    @classmethod
+    def of(cls, prediction: FramePrediction, threshold: float) -> "MarkedFrame":
+        mask = prediction.mask(threshold)
+        names = [prediction.class_names[number] for number in np.unique(mask[mask > 0]).tolist()]
+        return cls(prediction.time, float((mask > 0).mean()), names)
+
+
+@dataclass(frozen=True)
 class Drawing:
     """What a run looks like with one threshold.
 
     Attributes:
         overlay: the video with what sounds in colour, and what was heard.
         coco: the masks, see :class:`transavs.demo.outputs.CocoFile`.
-        marked: share of the frame that is marked in each prediction, in [0, 1].
+        frames: one per prediction.
     """
 
     overlay: Path
     coco: Path
-    marked: list[float]
+    frames: list[MarkedFrame]
 
 
 class Run:
@@ -144,6 +165,7 @@ class Run:
         self._levels = loudness_levels(heard)
         self._folder = Path(tempfile.mkdtemp(dir=folder))
         self._predictions = KeptPredictions(self._folder / "scores")
+        self.class_names: Sequence[str] = ()
         self.seconds = 0.0  # of work
 
     @property
@@ -164,6 +186,7 @@ class Run:
             AVSInputError: the video cannot be read, or is longer than the limit after all.
         """
         started = time.perf_counter()
+        self.class_names = predictor.format.class_names
         with self._predictions:
             for clip in predictor.predict_video(self.video, rate, self._heard.sound(SAMPLE_RATE)):
                 for frame in clip.frames:
@@ -181,7 +204,7 @@ class Run:
         """
         stem = Path(self.video.name).stem
         overlay, coco = self._folder / f"{stem}_sounding.mp4", self._folder / f"{stem}_masks.json"
-        marked = []
+        frames = []
         with ExitStack() as stack:
             outputs = [
                 stack.enter_context(OverlayVideo(self.video, overlay, self._levels, threshold, self._heard)),
@@ -190,9 +213,9 @@ class Run:
             for frame in self._predictions:
                 for output in outputs:
                     output.add(frame)
-                marked.append(float((frame.foreground() > threshold).mean()))
+                frames.append(MarkedFrame.of(frame, threshold))
                 progress(self._share(frame), "drawing")
-        return Drawing(overlay, coco, marked)
+        return Drawing(overlay, coco, frames)
 
     def _share(self, frame: FramePrediction) -> float:
         return min(1.0, frame.time / (self.video.duration or frame.time or 1.0))

@@ -1,5 +1,6 @@
 """A page on which visitors have their videos segmented and hear, mute or exchange the sound."""
 
+import logging
 import os
 import signal
 import sys
@@ -7,14 +8,14 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from html import escape
+from itertools import cycle
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import numpy as np
-
 from transavs.data.synthetic_video import write_synthetic_video
 from transavs.demo.session import ANOTHER, OWN, SOUNDS, Drawing, Limits, Run, heard_with
+from transavs.demo.summary import summary_of
 from transavs.errors import AVSInputError
 from transavs.predictor import AVSPredictor
 
@@ -24,9 +25,11 @@ except ImportError as error:
     raise AVSInputError('gradio is not installed, and the page is made of it: pip install "transavs[web]"') from error
 
 TITLE = "What makes the sound?"
-EXAMPLE = {"seconds": 10, "frame_rate": 15, "size": (320, 320)}
+EXAMPLES = 8
+EXAMPLE: dict[str, Any] = {"seconds": 10, "frame_rate": 15, "size": (320, 320)}
 KEPT_SECONDS = 3600  # how long an uploaded or a drawn file is kept
 VIDEO_HEIGHT = 360
+FONT = gr.themes.LocalFont("Source Sans Pro", weights=(400, 700))  # comes with gradio
 CSS = """
 .gradio-container { max-width: 1180px !important; margin: 0 auto !important; }
 footer { display: none !important; }
@@ -53,6 +56,7 @@ class Page:
             folder: for what is made for them.
         """
         self._predictor, self._limits, self._folder = predictor, limits, folder
+        self._examples = cycle(range(1, EXAMPLES + 1))
 
     def about(self) -> str:
         """What the model is, in Markdown."""
@@ -61,15 +65,16 @@ class Page:
         finds = f"tells {len(names)} classes of sounding things apart" if len(names) > 1 else "marks whatever sounds"
         return (
             f"Give a video with sound: the model {finds}, pixel by pixel. It looks at {model.num_frames} seconds at a "
-            f"time, at {model.image_size} × {model.image_size} pixels, and listens to the second around each frame. "
+            f"time, at {model.image_size} by {model.image_size} pixels, and listens to the second around each frame. "
             "Mute the video or give it another sound, and see whether the masks follow."
         )
 
     def example(self) -> str:
-        """A generated video, another one each time."""
-        seed = int(np.random.default_rng().integers(2**31))
-        path = Path(tempfile.mkdtemp(dir=self._folder)) / "generated.mp4"
-        write_synthetic_video(path, seed=seed, **EXAMPLE)
+        """One of a few generated videos, another one each time."""
+        number = next(self._examples)
+        path = self._folder / f"generated_{number}.mp4"
+        if not path.exists():
+            write_synthetic_video(path, seed=number, **EXAMPLE)
         return str(path)
 
     def segment(
@@ -113,9 +118,11 @@ class Page:
             return shown(run, run.draw(threshold, progress))
 
     def build(self) -> gr.Blocks:
+        """The page, not served yet."""
+        work: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "model", "api_visibility": "private"}
         with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(KEPT_SECONDS, KEPT_SECONDS)) as page:
-            gr.Markdown(f"# {TITLE}\n{self.about()}")
             last = gr.State(None, time_to_live=KEPT_SECONDS, delete_callback=forget)
+            gr.Markdown(f"# {TITLE}\n{self.about()}")
             with gr.Row(equal_height=True):
                 given = gr.Video(label="Video", sources=["upload"], height=VIDEO_HEIGHT, elem_id="given")
                 result = gr.Video(
@@ -123,50 +130,65 @@ class Page:
                 )
             with gr.Row():
                 with gr.Column():
-                    generate = gr.Button("Try a generated video", size="md")
-                    choice = gr.Radio(list(SOUNDS), value=OWN, label="The model hears", elem_id="sound")
-                    another = gr.File(
-                        label="Another sound: an audio or a video file",
-                        file_types=["audio", "video"],
-                        height=120,
-                        visible=False,
-                        elem_id="another",
-                    )
-                    rate = gr.Slider(1, 10, 5, step=1, label="Masks per second", elem_id="rate")
-                    start = gr.Button("Find what sounds", variant="primary", elem_id="start")
+                    generate, *asked, start = question()
                 with gr.Column():
-                    threshold = gr.Slider(
-                        0.05,
-                        0.95,
-                        0.5,
-                        step=0.05,
-                        label="Threshold: a pixel is marked where its score is above",
-                        info="Draws the result anew, without running the network again.",
-                        elem_id="threshold",
-                    )
-                    with gr.Row():
-                        video_file = gr.DownloadButton("Video (MP4)", interactive=False, elem_id="video-file")
-                        mask_file = gr.DownloadButton("Masks (COCO JSON)", interactive=False, elem_id="mask-file")
-                    summary = gr.Markdown(elem_id="summary")
+                    threshold, *answered = answer()
             gr.Markdown(
                 f"Videos of up to {self._limits.seconds:.0f} s and {self._limits.megabytes} MB. Files stay on the "
                 f"machine that serves this page and are removed after {KEPT_SECONDS // 60} minutes."
             )
-            drawn = [result, video_file, mask_file, summary]
-            work = {"concurrency_limit": 1, "concurrency_id": "model", "api_visibility": "private"}
             generate.click(self.example, None, given, show_progress_on=given, **work)
-            choice.change(lambda chosen: gr.update(visible=chosen == ANOTHER), choice, another, api_visibility="private")
             start.click(
                 self.segment,
-                [given, choice, another, rate, threshold, last],
-                [*drawn, last],
+                [given, *asked, threshold, last],
+                [result, *answered, last],
                 show_progress_on=result,
                 **work,
             )
             threshold.release(
-                self.redraw, [threshold, last], drawn, show_progress_on=result, trigger_mode="always_last", **work
+                self.redraw,
+                [threshold, last],
+                [result, *answered],
+                show_progress_on=result,
+                trigger_mode="always_last",
+                **work,
             )
         return page
+
+
+def question() -> tuple[Any, ...]:
+    """What a visitor asks: a button for an example, the sound, another sound's file, the rate, a button to start."""
+    generate = gr.Button("Try a generated video", size="md", elem_id="generate")
+    choice = gr.Radio(list(SOUNDS), value=OWN, label="The model hears", elem_id="sound")
+    another = gr.File(
+        label="Another sound: an audio or a video file",
+        file_types=["audio", "video"],
+        height=120,
+        visible=False,
+        elem_id="another",
+    )
+    choice.change(lambda chosen: gr.update(visible=chosen == ANOTHER), choice, another, api_visibility="private")
+    rate = gr.Slider(1, 10, 5, step=1, label="Masks per second", elem_id="rate")
+    start = gr.Button("Find what sounds", variant="primary", elem_id="start")
+    return generate, choice, another, rate, start
+
+
+def answer() -> tuple[Any, ...]:
+    """What is told beside the result: the threshold, two downloads and the summary."""
+    threshold = gr.Slider(
+        0.05,
+        0.95,
+        0.5,
+        step=0.05,
+        label="Threshold: a pixel is marked where its score is above",
+        info="Draws the result anew, without running the network again.",
+        elem_id="threshold",
+    )
+    with gr.Row():
+        video_file = gr.DownloadButton("Video (MP4)", interactive=False, size="md", elem_id="video-file")
+        mask_file = gr.DownloadButton("Masks (COCO JSON)", interactive=False, size="md", elem_id="mask-file")
+    summary = gr.HTML(elem_id="summary")
+    return threshold, video_file, mask_file, summary
 
 
 def forget(run: Run | None) -> None:
@@ -185,15 +207,6 @@ def shown(run: Run, drawing: Drawing) -> tuple[Any, ...]:
     )
 
 
-def summary_of(run: Run, drawing: Drawing) -> str:
-    """One or two sentences in Markdown about what is marked."""
-    marked = np.array(drawing.marked)
-    when = f"Something is marked in {100 * (marked > 0).mean():.0f} % of {len(marked)} masks" if len(marked) else ""
-    where = f", on {100 * marked[marked > 0].mean():.1f} % of the frame" if marked.any() else ""
-    heard = "The model heard silence. " if run.is_silent else ""
-    return f"{heard}{when}{where}. The network took {run.seconds:.1f} s for {run.video.duration:.1f} s of video."
-
-
 def serve(predictor: AVSPredictor, *, host: str, port: int, limits: Limits) -> None:
     """Serve the page until the process is stopped; everything that is made for visitors is removed then.
 
@@ -208,8 +221,12 @@ def serve(predictor: AVSPredictor, *, host: str, port: int, limits: Limits) -> N
     """
     signal.signal(signal.SIGTERM, _leave)
     with tempfile.TemporaryDirectory(prefix="transavs_web_") as folder:
-        os.environ["GRADIO_TEMP_DIR"] = folder  # where gradio keeps uploads
-        page = Page(predictor, limits, Path(folder)).build()
+        # What gradio copies to its cache it also expires; it does not copy what lies there already.
+        os.environ["GRADIO_TEMP_DIR"] = str(Path(folder, "cache"))
+        made = Path(folder, "made")
+        made.mkdir()
+        page = Page(predictor, limits, made).build()
+        logging.getLogger(__name__).info("serving http://%s:%d until Ctrl-C", host, port)
         try:
             page.launch(
                 server_name=host,
@@ -217,7 +234,8 @@ def serve(predictor: AVSPredictor, *, host: str, port: int, limits: Limits) -> N
                 share=False,
                 ssr_mode=False,
                 max_file_size=f"{limits.megabytes}mb",
-                theme=gr.themes.Default(primary_hue="orange"),
+                quiet=True,
+                theme=gr.themes.Default(primary_hue="orange", font=(FONT, "sans-serif")),
                 css=CSS,
                 footer_links=[],
                 run_history=False,
@@ -227,4 +245,5 @@ def serve(predictor: AVSPredictor, *, host: str, port: int, limits: Limits) -> N
 
 
 def _leave(number: int, frame: FrameType | None) -> None:
-    sys.exit(0)  # through the code that removes the folder
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # some send it twice, and the folder is yet to be removed
+    sys.exit(0)
