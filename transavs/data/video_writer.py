@@ -122,7 +122,7 @@ class VideoWriter:
 
 
 def sound_of(heard: Sound) -> dict[str, Any]:
-    """The ``sound``, ``sample_rate`` and ``channels`` of a :class:`VideoWriter` that plays ``heard``, a video's or other."""
+    """The ``sound``, ``sample_rate`` and ``channels`` of a :class:`VideoWriter` that plays ``heard``."""
     channels = heard.channels if heard.channels in LAYOUTS else 2
     sample_rate = min(heard.sample_rate, MAX_SAMPLE_RATE)
     sound = heard.sound(sample_rate, LAYOUTS[channels])

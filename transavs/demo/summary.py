@@ -17,20 +17,24 @@ def summary_of(run: Run, drawing: Drawing) -> str:
     sentences = ["The model heard silence."] if run.is_silent else []
     sentences.append(f"Something is marked in {(marked > 0).sum()} of {len(marked)} masks")
     if marked.any():
-        sentences[-1] += f", on {marked[marked > 0].mean():.1%} of the frame"
+        sentences[-1] += f", on {100 * marked[marked > 0].mean():.1f} % of the frame"
     if len(run.class_names) > 2 and found:
         sentences[-1] += ": " + ", ".join(f"{escape(name)} in {count}" for name, count in found.most_common())
     sentences[-1] += "."
     sentences.append(f"The network took {run.seconds:.1f} s for {run.video.duration:.1f} s of video.")
-    return f"<p>{' '.join(sentences)}</p>{timeline(drawing, run.video.duration)}"
+    return f"<p>{' '.join(sentences)}</p>" + (timeline(drawing, run.video.duration) if marked.any() else "")
 
 
 def timeline(drawing: Drawing, seconds: float) -> str:
-    """How much of the frame is marked over time, as bars in SVG."""
-    times = [frame.time for frame in drawing.frames]
-    end = max([seconds, *times]) or 1.0
-    highest = max([frame.marked for frame in drawing.frames], default=0) or 1.0
-    step = CHART_WIDTH / max(1, len(times))
+    """How much of the frame is marked over time, as bars in SVG.
+
+    Args:
+        drawing: in which something is marked.
+        seconds: length of the video, 0 where it is not known.
+    """
+    end = max(seconds, drawing.frames[-1].time) or 1.0
+    highest = max(frame.marked for frame in drawing.frames)
+    step = CHART_WIDTH / len(drawing.frames)
     bars = "".join(
         f'<rect x="{frame.time / end * CHART_WIDTH - step / 2:.1f}" y="{CHART_HEIGHT * (1 - share):.1f}" '
         f'width="{0.8 * step:.1f}" height="{CHART_HEIGHT * share:.1f}"/>'
@@ -41,6 +45,6 @@ def timeline(drawing: Drawing, seconds: float) -> str:
         f'<g fill="var(--primary-500)">{bars}</g><path d="M0 {CHART_HEIGHT}h{CHART_WIDTH}" stroke="currentColor" '
         f'opacity=".3"/><g fill="currentColor" font-size="12" opacity=".7"><text y="{CHART_HEIGHT + 15}">0 s</text>'
         f'<text x="{CHART_WIDTH / 2}" y="{CHART_HEIGHT + 15}" text-anchor="middle">marked share of the frame, at most '
-        f'{highest:.0%}</text><text x="{CHART_WIDTH}" y="{CHART_HEIGHT + 15}" text-anchor="end">{end:.0f} s</text></g>'
+        f'{100 * highest:.0f} %</text><text x="{CHART_WIDTH}" y="{CHART_HEIGHT + 15}" text-anchor="end">{end:.0f} s</text></g>'
         "</svg>"
     )

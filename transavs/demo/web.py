@@ -14,7 +14,7 @@ from types import FrameType
 from typing import Any
 
 from transavs.data.synthetic_video import write_synthetic_video
-from transavs.demo.session import ANOTHER, OWN, SOUNDS, Drawing, Limits, Run, heard_with
+from transavs.demo.session import ANOTHER, MEGABYTE, OWN, SOUNDS, Drawing, Limits, Run, heard_with
 from transavs.demo.summary import summary_of
 from transavs.errors import AVSInputError
 from transavs.predictor import AVSPredictor
@@ -42,7 +42,7 @@ def shown_to_visitor() -> Iterator[None]:
     try:
         yield
     except AVSInputError as error:
-        raise gr.Error(escape(error.summary), title="This does not work", print_exception=False) from error
+        raise gr.Error(escape(error.summary), print_exception=False) from error
 
 
 class Page:
@@ -233,7 +233,7 @@ def serve(predictor: AVSPredictor, *, host: str, port: int, limits: Limits) -> N
                 server_port=port,
                 share=False,
                 ssr_mode=False,
-                max_file_size=f"{limits.megabytes}mb",
+                max_file_size=limits.megabytes * MEGABYTE,
                 quiet=True,
                 theme=gr.themes.Default(primary_hue="orange", font=(FONT, "sans-serif")),
                 css=CSS,
