@@ -86,11 +86,11 @@ def test_what_is_too_long_or_too_large_or_no_video_is_refused_by_its_name(tmp_pa
     assert LIMITS.open(clip).name == "clip.mp4"
     with pytest.raises(AVSInputError, match=r"^long.mp4 is 8 s long, and 5 s are taken"):
         LIMITS.open(write_video(tmp_path / "long.mp4", seconds=8))
+    (tmp_path / "large.mp4").write_bytes(bytes(2_000_001))
     with pytest.raises(AVSInputError, match="larger than the 2 MB"):
-        (tmp_path / "large.mp4").write_bytes(bytes(2_000_001))
         LIMITS.open(tmp_path / "large.mp4")
+    cv2.imwrite(str(tmp_path / "picture.png"), np.zeros((8, 8, 3), np.uint8))
     with pytest.raises(AVSInputError, match=r"^picture.png is an image"):
-        cv2.imwrite(str(tmp_path / "picture.png"), np.zeros((8, 8, 3), np.uint8))
         LIMITS.open(tmp_path / "picture.png")
     with pytest.raises(AVSInputError, match="numbers above 0"):
         Limits(seconds=0)
