@@ -167,6 +167,16 @@ def test_a_run_is_drawn_again_without_the_network_and_plays_what_was_heard(
     assert heard[ANOTHER] == pytest.approx(level(noise), abs=2)
 
 
+def test_large_frames_are_drawn_smaller(tmp_path: Path, predictor: AVSPredictor, monkeypatch: pytest.MonkeyPatch):
+    write_synthetic_video(tmp_path / "tall.mp4", seconds=1, frame_rate=3, size=(90, 60))
+    monkeypatch.setattr("transavs.demo.session.DRAWN_SIDE", 45)
+    video = LIMITS.open(tmp_path / "tall.mp4")
+    run = Run(video, video, tmp_path)
+    run.predict(predictor, 5, LIMITS, ignore)
+    drawn = Video(run.draw(0.5, ignore).overlay)
+    assert (drawn.height, drawn.width) == (46 + 24, 30)  # sides are even, and the strip is 24 pixels high
+
+
 def test_without_gradio_one_line_says_how_to_get_it(run_here, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "gradio", None)
     monkeypatch.delitem(sys.modules, "transavs.demo.web", raising=False)

@@ -56,17 +56,28 @@ def class_map(objects: Sequence[SoundingObject], size: tuple[int, int]) -> np.nd
 class OverlayVideo(Output):
     """The video with what sounds in colour, a strip of its loudness below, and the sound."""
 
-    def __init__(self, video: Video, path: str | Path, levels: np.ndarray, heard: Sound | None = None):
+    def __init__(
+        self,
+        video: Video,
+        path: str | Path,
+        levels: np.ndarray,
+        heard: Sound | None = None,
+        max_side: int | None = None,
+    ):
         """
         Args:
             video: that is predicted; its frames are read again beside the predictions.
             path: of the file, see :class:`transavs.data.video_writer.VideoWriter`.
             levels: see :func:`transavs.demo.loudness.loudness_levels`.
             heard: to be played in place of the video's own sound.
+            max_side: larger frames are drawn smaller, with their longer side so many pixels long.
         """
-        height = max(STRIP_PIXELS, round(STRIP_SHARE * video.height))
-        self._strip = LoudnessStrip(levels, video.duration, (height, video.width))
-        size = (video.height + height, video.width)
+        shrink = min(1.0, (max_side or np.inf) / max(video.height, video.width))
+        height, width = (max(1, round(shrink * side)) for side in (video.height, video.width))
+        self._drawn_size = (width, height)  # in OpenCV's order
+        strip_height = max(STRIP_PIXELS, round(STRIP_SHARE * height))
+        self._strip = LoudnessStrip(levels, video.duration, (strip_height, width))
+        size = (height + strip_height, width)
         self._writer = VideoWriter(path, size, video.frame_rate, **sound_of(heard or video))
         self._frames = video.frames()
         self._held: VideoFrame | None = None
@@ -75,7 +86,8 @@ class OverlayVideo(Output):
     def add(self, prediction: FramePrediction, objects: Sequence[SoundingObject]) -> None:
         if self._last is not None:  # a frame between two predictions shows the nearer one
             self._draw_until((self._last[0] + prediction.time) / 2, self._last[1])
-        self._last = prediction.time, class_map(objects, prediction.size)
+        mask = class_map(objects, prediction.size)
+        self._last = prediction.time, cv2.resize(mask, self._drawn_size, interpolation=cv2.INTER_NEAREST)
 
     def _draw_until(self, time: float, mask: np.ndarray) -> None:
         while True:
@@ -83,7 +95,7 @@ class OverlayVideo(Output):
             self._held = frame
             if frame is None or frame.time >= time:
                 return
-            picture = overlay(frame.pixels(), mask)
+            picture = overlay(cv2.resize(frame.pixels(), self._drawn_size, interpolation=cv2.INTER_AREA), mask)
             self._writer.write(np.concatenate([picture, self._strip.at(frame.time)]), frame.time)
             self._held = None
 

@@ -22,6 +22,7 @@ from transavs.predictor import AVSPredictor, FramePrediction
 OWN, MUTED, ANOTHER = "its own sound", "muted", "another sound"
 SOUNDS = (OWN, MUTED, ANOTHER)
 MEGABYTE = 10**6
+DRAWN_SIDE = 854  # pixels; drawing is what a visitor waits for who moves the threshold
 Progress = Callable[[float, str], None]  # share that is done, what is being done
 
 
@@ -207,7 +208,9 @@ class Run:
         frames = []
         with ExitStack() as stack:
             outputs = [
-                stack.enter_context(OverlayVideo(self.video, overlay, self._levels, threshold, self._heard)),
+                stack.enter_context(
+                    OverlayVideo(self.video, overlay, self._levels, threshold, self._heard, DRAWN_SIDE)
+                ),
                 stack.enter_context(CocoFile(self.video, coco, self._levels, threshold)),
             ]
             for frame in self._predictions:

@@ -14,7 +14,7 @@ from types import FrameType
 from typing import Any
 
 from transavs.data.synthetic_video import write_synthetic_video
-from transavs.demo.session import ANOTHER, MEGABYTE, OWN, SOUNDS, Drawing, Limits, Run, heard_with
+from transavs.demo.session import ANOTHER, DRAWN_SIDE, MEGABYTE, OWN, SOUNDS, Drawing, Limits, Run, heard_with
 from transavs.demo.summary import summary_of
 from transavs.errors import AVSInputError
 from transavs.predictor import AVSPredictor
@@ -120,13 +120,18 @@ class Page:
     def build(self) -> gr.Blocks:
         """The page, not served yet."""
         work: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "model", "api_visibility": "private"}
-        with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(KEPT_SECONDS, KEPT_SECONDS)) as page:
+        with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(KEPT_SECONDS // 6, KEPT_SECONDS)) as page:
             last = gr.State(None, time_to_live=KEPT_SECONDS, delete_callback=forget)
             gr.Markdown(f"# {TITLE}\n{self.about()}")
             with gr.Row(equal_height=True):
-                given = gr.Video(label="Video", sources=["upload"], height=VIDEO_HEIGHT, elem_id="given")
+                given = gr.Video(label="Video", sources=["upload"], height=VIDEO_HEIGHT, min_width=320, elem_id="given")
                 result = gr.Video(
-                    label="What sounds", interactive=False, height=VIDEO_HEIGHT, buttons=[], elem_id="result"
+                    label="What sounds",
+                    interactive=False,
+                    height=VIDEO_HEIGHT,
+                    min_width=320,
+                    buttons=[],
+                    elem_id="result",
                 )
             with gr.Row():
                 with gr.Column():
@@ -134,8 +139,9 @@ class Page:
                 with gr.Column():
                     threshold, *answered = answer()
             gr.Markdown(
-                f"Videos of up to {self._limits.seconds:.0f} s and {self._limits.megabytes} MB. Files stay on the "
-                f"machine that serves this page and are removed after {KEPT_SECONDS // 60} minutes."
+                f"Videos of up to {self._limits.seconds:.0f} s and {self._limits.megabytes} MB; the result is "
+                f"at most {DRAWN_SIDE} pixels wide or high. Files stay on the machine that serves this page and are "
+                f"removed after about {KEPT_SECONDS // 60} minutes."
             )
             generate.click(self.example, None, given, show_progress_on=given, **work)
             start.click(
@@ -226,7 +232,6 @@ def serve(predictor: AVSPredictor, *, host: str, port: int, limits: Limits) -> N
         made = Path(folder, "made")
         made.mkdir()
         page = Page(predictor, limits, made).build()
-        logging.getLogger(__name__).info("serving http://%s:%d until Ctrl-C", host, port)
         try:
             page.launch(
                 server_name=host,
@@ -235,13 +240,18 @@ def serve(predictor: AVSPredictor, *, host: str, port: int, limits: Limits) -> N
                 ssr_mode=False,
                 max_file_size=limits.megabytes * MEGABYTE,
                 quiet=True,
+                prevent_thread_lock=True,
                 theme=gr.themes.Default(primary_hue="orange", font=(FONT, "sans-serif")),
                 css=CSS,
                 footer_links=[],
                 run_history=False,
             )
         except OSError as error:
-            raise AVSInputError(f"{host}:{port} cannot be listened on ({error}): choose another --port") from error
+            raise AVSInputError(
+                f"{host}:{port} cannot be listened on: it is taken, or not of this machine; choose --port or --host"
+            ) from error
+        logging.getLogger(__name__).info("serving http://%s:%d until Ctrl-C", host, port)
+        page.block_thread()
 
 
 def _leave(number: int, frame: FrameType | None) -> None:
