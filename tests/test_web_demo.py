@@ -40,6 +40,16 @@ FLAGS = [
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
 ]
 
+# Registers the model, and tells of every connection that the process asks for.
+SERVER = """
+import runpy, sys, loud_model
+def tell(event, about):
+    if event in ("socket.connect", "socket.getaddrinfo"):
+        sys.stderr.write(f"connects to {{about}}\\n")
+sys.addaudithook(tell)
+runpy.run_path('{tool}', run_name="__main__")
+"""
+
 
 def write_video(path: Path, seconds: float = SECONDS) -> Path:
     write_synthetic_video(path, seconds=seconds, frame_rate=6, size=(SIDE, SIDE), seed=4)
@@ -199,7 +209,7 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    script = f"import runpy, loud_model; runpy.run_path({str(REPOSITORY / 'tools/web_demo.py')!r}, run_name='__main__')"
+    script = SERVER.format(tool=REPOSITORY / "tools/web_demo.py")
     limits = ["--max-seconds", str(LIMITS.seconds), "--max-megabytes", str(LIMITS.megabytes)]
     command = [sys.executable, "-c", script, "--weights", folder / "loud.pth", "--device", "cpu", "--port", str(port)]
     paths = os.pathsep.join([str(REPOSITORY), str(REPOSITORY / "tests")])
@@ -217,6 +227,9 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     finally:
         server.terminate()
         assert server.wait(30) == 0
+    connections = [line for line in (folder / "log").read_text().splitlines() if line.startswith("connects to")]
+    assert connections
+    assert all("127.0.0.1" in line or "localhost" in line for line in connections), connections
     assert not list((folder / "cwd").iterdir())
     assert not list((folder / "tmp").glob("transavs_web_*"))
 
