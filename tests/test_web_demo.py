@@ -7,10 +7,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-import av
 import cv2
 import numpy as np
 import pytest
@@ -18,6 +18,7 @@ import soundfile
 import torch
 from conftest import REPOSITORY, TINY_MODEL
 from loud_model import LoudModel
+from videos import make_video
 
 from transavs.clip_scorer import ClipFormat, ModelScorer
 from transavs.config import load_config
@@ -138,7 +139,7 @@ def test_the_sound_of_audio_files_and_of_videos_is_read_and_cut(tmp_path: Path, 
 
 def test_kept_predictions_are_what_was_predicted(tmp_path: Path, clip: Path, predictor: AVSPredictor):
     frames = [frame for found in predictor.predict_video(clip, 2) for frame in found.frames]
-    with KeptPredictions(tmp_path / "scores") as kept:
+    with closing(KeptPredictions(tmp_path / "scores")) as kept:
         for frame in frames:
             kept.add(frame)
     assert len(kept) == len(frames) == 2 * SECONDS
@@ -346,18 +347,10 @@ def test_the_picture_follows_the_sound_and_the_threshold(visitor: Visitor, clip:
 def test_what_cannot_be_taken_is_said_on_the_page(visitor: Visitor, tmp_path: Path):
     cv2.imwrite(str(tmp_path / "picture.png"), np.zeros((8, 8, 3), np.uint8))
     (tmp_path / "picture.png").rename(tmp_path / "picture.mp4")
-    mute = tmp_path / "mute.mp4"
-    with av.open(str(mute), "w") as container:
-        stream = container.add_stream("libx264", rate=5)
-        stream.width = stream.height = SIDE
-        for _ in range(5):
-            frame = av.VideoFrame.from_ndarray(np.zeros((SIDE, SIDE, 3), np.uint8), format="rgb24")
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode(None))
     for path, message in (
         (write_video(tmp_path / "long.mp4", seconds=8), "long.mp4 is 8 s long, and 5 s are taken here"),
         (tmp_path / "picture.mp4", "picture.mp4 is an image"),
-        (mute, "mute.mp4 holds no sound track"),
+        (make_video(tmp_path / "mute.mp4", sound=False), "mute.mp4 holds no sound track"),
     ):
         visitor.give(path)
         visitor.tab.click("#start")

@@ -4,7 +4,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from transavs.data.video import Video
 from transavs.demo.loudness import INAUDIBLE, loudness_levels
 from transavs.demo.outputs import CocoFile, Output, OverlayVideo
 from transavs.errors import AVSInputError
-from transavs.predictor import AVSPredictor, FramePrediction
+from transavs.predictor import AVSPredictor, FramePrediction, SoundingObject
 
 OWN, MUTED, ANOTHER = "its own sound", "muted", "another sound"
 SOUNDS = (OWN, MUTED, ANOTHER)
@@ -85,8 +85,8 @@ def heard_with(video: Video, choice: str, another: str | Path | None, limits: Li
     return SoundFile(another, seconds, Path(another).name)
 
 
-class KeptPredictions(Output):
-    """Predictions whose scores lie on disk, as float16, and are read one at a time.
+class KeptPredictions:
+    """Predictions whose scores lie on disk, as float16, and are read one at a time; to be closed after the last.
 
     That is 2 K S^2 bytes each: 50 kB for the quickstart's model, 7 MB for AVSS with its 71 classes at 224 pixels.
     """
@@ -102,7 +102,7 @@ class KeptPredictions(Output):
         self._file.write(prediction.scores.half().numpy().tobytes())
         self._kept.append(replace(prediction, scores=torch.empty(0)))
 
-    def close(self, complete: bool) -> None:
+    def close(self) -> None:
         self._file.close()
 
     def __len__(self) -> int:
@@ -130,10 +130,8 @@ class MarkedFrame:
     names: list[str]
 
     @classmethod
-    def of(cls, prediction: FramePrediction, threshold: float) -> "MarkedFrame":
-        mask = prediction.mask(threshold)
-        names = [prediction.class_names[number] for number in np.unique(mask[mask > 0]).tolist()]
-        return cls(prediction.time, float((mask > 0).mean()), names)
+    def of(cls, time: float, objects: Sequence[SoundingObject]) -> "MarkedFrame":
+        return cls(time, sum(float(found.mask.mean()) for found in objects), [found.name for found in objects])
 
 
 @dataclass(frozen=True)
@@ -188,7 +186,7 @@ class Run:
         """
         started = time.perf_counter()
         self.class_names = predictor.format.class_names
-        with self._predictions:
+        with closing(self._predictions):
             for clip in predictor.predict_video(self.video, rate, self._heard.sound(SAMPLE_RATE)):
                 for frame in clip.frames:
                     limits.check(frame.time, self.video.name)
@@ -207,16 +205,15 @@ class Run:
         overlay, coco = self._folder / f"{stem}_sounding.mp4", self._folder / f"{stem}_masks.json"
         frames = []
         with ExitStack() as stack:
-            outputs = [
-                stack.enter_context(
-                    OverlayVideo(self.video, overlay, self._levels, threshold, self._heard, DRAWN_SIDE)
-                ),
-                stack.enter_context(CocoFile(self.video, coco, self._levels, threshold)),
+            outputs: list[Output] = [
+                stack.enter_context(OverlayVideo(self.video, overlay, self._levels, self._heard, DRAWN_SIDE)),
+                stack.enter_context(CocoFile(self.video, coco, self._levels)),
             ]
             for frame in self._predictions:
+                objects = frame.objects(threshold)
                 for output in outputs:
-                    output.add(frame)
-                frames.append(MarkedFrame.of(frame, threshold))
+                    output.add(frame, objects)
+                frames.append(MarkedFrame.of(frame.time, objects))
                 progress(self._share(frame), "drawing")
         return Drawing(overlay, coco, frames)
 
