@@ -4,7 +4,7 @@ from pathlib import Path
 
 from setuptools import find_packages, setup
 
-TOOLS = ("demo", "export_model", "install_detectron2", "visualize")
+TOOLS = ("demo", "export_model", "install_detectron2", "visualize", "web_demo")
 
 setup(
     name="transavs",

@@ -33,5 +33,9 @@ def main() -> None:
     serve(load_predictor(args), host=args.host, port=args.port, limits=limits)
 
 
-if __name__ == "__main__":
+def cli() -> None:
     run_tool(main)
+
+
+if __name__ == "__main__":
+    cli()

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import suppress
-from itertools import chain
+from itertools import chain, groupby
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -69,7 +69,8 @@ class SoundFile:
     def _decoded(self) -> Iterator[Any]:
         try:
             with av.open(str(self._path)) as container:
-                for packet in container.demux(container.streams.audio[:1]) if container.streams.audio else ():
+                tracks = container.streams.audio[:1]
+                for packet in container.demux(tracks) if tracks else ():
                     with suppress(av.FFmpegError):  # a damaged packet is left out
                         yield from packet.decode()
         except (av.FFmpegError, ValueError) as error:
@@ -78,13 +79,15 @@ class SoundFile:
             ) from error
 
     def sound(self, sample_rate: int, layout: str | None = None) -> Iterator[np.ndarray]:
-        resampler = av.AudioResampler("fltp", layout or self._layout, sample_rate)
         left = round(self._seconds * sample_rate)
-        for frame in chain(self._decoded(), [None]):
-            for resampled in resampler.resample(frame):
-                block = resampled.to_ndarray()[:, :left]
-                left -= block.shape[1]
-                if block.size:
-                    yield block
-            if not left:
-                return
+        # Of one form at a time: what is broadcast may change it on the way.
+        for _, run in groupby(self._decoded(), lambda frame: (frame.format.name, frame.layout.name, frame.rate)):
+            resampler = av.AudioResampler("fltp", layout or self._layout, sample_rate)
+            for frame in chain(run, [None]):
+                for resampled in resampler.resample(frame):
+                    block = resampled.to_ndarray()[:, :left]
+                    left -= block.shape[1]
+                    if block.size:
+                        yield block
+                if not left:
+                    return
