@@ -7,7 +7,7 @@ QUICKSTART_DATA := $(DATASETS)/synthetic/Multi-sources/ms3_meta_data.csv
 QUICKSTART_VIDEO := $(DATASETS)/synthetic/video.mp4
 QUICKSTART := output/quickstart
 
-.PHONY: install quickstart test test-slow lint
+.PHONY: install install-browser quickstart test test-slow lint
 
 install: $(INSTALLED)
 
@@ -17,6 +17,10 @@ $(INSTALLED): requirements.txt setup.py tools/install_detectron2.py
 	$(BIN)/python tools/install_detectron2.py
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $@
+
+# For the tests of tools/web_demo.py, which are skipped without it. Debian's and Ubuntu's.
+install-browser:
+	$(if $(filter 0,$(shell id -u)),,sudo )apt-get install -y --no-install-recommends chromium
 
 $(QUICKSTART_DATA): | $(INSTALLED)
 	$(BIN)/python datasets/prepare_synthetic.py --subsets ms3 --size 112 --clips 600 40 80

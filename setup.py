@@ -4,7 +4,7 @@ from pathlib import Path
 
 from setuptools import find_packages, setup
 
-TOOLS = ("demo", "export_model", "install_detectron2", "visualize")
+TOOLS = ("demo", "export_model", "install_detectron2", "visualize", "web_demo")
 
 setup(
     name="transavs",
@@ -45,6 +45,7 @@ setup(
     ],
     extras_require={
         "export": ["torch>=2.9", "onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.5.4"],
-        "dev": ["pytest>=8", "ruff>=0.8", "mypy>=1.13"],
+        "web": ["gradio>=6.31"],
+        "dev": ["pytest>=8", "ruff>=0.8", "mypy>=1.13", "playwright>=1.40"],
     },
 )

@@ -11,12 +11,10 @@ from pathlib import Path
 
 from detectron2.utils.logger import setup_logger
 
+from transavs.demo.arguments import add_model_arguments, load_predictor
 from transavs.demo.run import Targets, find_videos, segment_video, segment_videos
 from transavs.engine.command_line import USAGE_ERROR, run_tool
 from transavs.errors import AVSInputError
-from transavs.predictor import AVSPredictor
-
-WEIGHTS = Path("output/quickstart/model_final.pth")
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -26,11 +24,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--masks", type=Path, help="folder for the masks as PNG, named by frame")
     parser.add_argument("--json", type=Path, help="file for the masks as run-length code, in COCO's form")
     parser.add_argument("--fps", type=float, default=5, help="masks per second, 0 = every frame; 5 by default")
-    parser.add_argument(
-        "--weights", type=Path, default=WEIGHTS, help="checkpoint or exported model; the quickstart's by default"
-    )
-    parser.add_argument("--config-file", type=Path, help="for weights that carry no config")
-    parser.add_argument("--device", help="such as cpu or cuda:1; a GPU where there is one by default")
+    add_model_arguments(parser)
     parser.add_argument("--threshold", type=float, help="score above which a pixel sounds; 0.5 by default")
     parser.add_argument(
         "--smoothing", type=float, default=0, help="seconds over which scores are averaged; off by default"
@@ -49,13 +43,7 @@ def main() -> None:
     if args.threshold is not None and not 0 <= args.threshold <= 1:
         raise AVSInputError(f"--threshold is {args.threshold}: give a number from 0 to 1")
     videos = find_videos(args.input)
-    predictor = AVSPredictor.from_checkpoint(
-        args.weights,
-        device=args.device,
-        config_file=args.config_file,
-        overlap=args.overlap,
-        smoothing=args.smoothing,
-    )
+    predictor = load_predictor(args, overlap=args.overlap, smoothing=args.smoothing)
     if videos == args.input[:1]:
         targets = Targets(args.output, args.masks, args.json)
         speed = segment_video(predictor, videos[0], targets, rate=args.fps, threshold=args.threshold)

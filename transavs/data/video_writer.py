@@ -10,7 +10,7 @@ from typing import Any
 import av
 import numpy as np
 
-from transavs.data.video import Video
+from transavs.data.sound import Sound
 from transavs.errors import AVSInputError, one_line
 
 CLOCK = Fraction(1, 90000)  # fine enough for any frame rate, a fixed one or not
@@ -121,9 +121,9 @@ class VideoWriter:
             self._partial.unlink(missing_ok=True)
 
 
-def sound_of(video: Video) -> dict[str, Any]:
-    """The ``sound``, ``sample_rate`` and ``channels`` of a :class:`VideoWriter` that keeps the sound of ``video``."""
-    channels = video.channels if video.channels in LAYOUTS else 2
-    sample_rate = min(video.sample_rate, MAX_SAMPLE_RATE)
-    sound = video.sound(sample_rate, LAYOUTS[channels])
+def sound_of(heard: Sound) -> dict[str, Any]:
+    """The ``sound``, ``sample_rate`` and ``channels`` of a :class:`VideoWriter` that plays ``heard``."""
+    channels = heard.channels if heard.channels in LAYOUTS else 2
+    sample_rate = min(heard.sample_rate, MAX_SAMPLE_RATE)
+    sound = heard.sound(sample_rate, LAYOUTS[channels])
     return {"sound": sound, "sample_rate": sample_rate, "channels": channels}

@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 
 from transavs.data.audio import SAMPLE_RATE
-from transavs.data.video import Video
+from transavs.data.sound import Sound
 from transavs.predictor import SILENCE_DB, loudness
 
 LEVELS_PER_SECOND = 20
@@ -13,12 +13,12 @@ INAUDIBLE = -80.0
 PLAYED, AHEAD, GROUND, CURSOR = (255, 140, 60), (110, 110, 120), (24, 24, 28), (255, 255, 255)  # RGB
 
 
-def loudness_levels(video: Video) -> np.ndarray:
-    """Loudness of every twentieth of a second, float32 (n,) in dB of full scale, from the first frame on."""
+def loudness_levels(heard: Sound) -> np.ndarray:
+    """Loudness of every twentieth of a second, float32 (n,) in dB of full scale; of a video from the first frame on."""
     length = SAMPLE_RATE // LEVELS_PER_SECOND
     levels: list[float] = []
     rest = np.zeros(0, dtype=np.float32)
-    for block in video.sound(SAMPLE_RATE):
+    for block in heard.sound(SAMPLE_RATE):
         mono = np.concatenate([rest, block.mean(0)])
         whole = len(mono) // length * length
         levels += [loudness(piece) for piece in mono[:whole].reshape(-1, length)]

@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 
 from transavs.data.images import encode_mask
+from transavs.data.sound import Sound
 from transavs.data.video import Video, VideoFrame
 from transavs.data.video_writer import VideoWriter, sound_of
 from transavs.demo.loudness import LoudnessStrip, loudness_per_second
@@ -53,19 +54,31 @@ def class_map(objects: Sequence[SoundingObject], size: tuple[int, int]) -> np.nd
 
 
 class OverlayVideo(Output):
-    """The video with what sounds in colour, a strip of its loudness below, and its sound."""
+    """The video with what sounds in colour, a strip of its loudness below, and the sound."""
 
-    def __init__(self, video: Video, path: str | Path, levels: np.ndarray):
+    def __init__(
+        self,
+        video: Video,
+        path: str | Path,
+        levels: np.ndarray,
+        heard: Sound | None = None,
+        max_side: int | None = None,
+    ):
         """
         Args:
             video: that is predicted; its frames are read again beside the predictions.
             path: of the file, see :class:`transavs.data.video_writer.VideoWriter`.
             levels: see :func:`transavs.demo.loudness.loudness_levels`.
+            heard: to be played in place of the video's own sound.
+            max_side: larger frames are drawn smaller, with their longer side so many pixels long.
         """
-        height = max(STRIP_PIXELS, round(STRIP_SHARE * video.height))
-        self._strip = LoudnessStrip(levels, video.duration, (height, video.width))
-        size = (video.height + height, video.width)
-        self._writer = VideoWriter(path, size, video.frame_rate, **sound_of(video))
+        shrink = min(1.0, (max_side or np.inf) / max(video.height, video.width))
+        height, width = (max(1, round(shrink * side)) for side in (video.height, video.width))
+        self._drawn_size = (width, height)  # in OpenCV's order
+        strip_height = max(STRIP_PIXELS, round(STRIP_SHARE * height))
+        self._strip = LoudnessStrip(levels, video.duration, (strip_height, width))
+        size = (height + strip_height, width)
+        self._writer = VideoWriter(path, size, video.frame_rate, **sound_of(heard or video))
         self._frames = video.frames()
         self._held: VideoFrame | None = None
         self._last: tuple[float, np.ndarray] | None = None  # time and mask of the last prediction
@@ -73,7 +86,8 @@ class OverlayVideo(Output):
     def add(self, prediction: FramePrediction, objects: Sequence[SoundingObject]) -> None:
         if self._last is not None:  # a frame between two predictions shows the nearer one
             self._draw_until((self._last[0] + prediction.time) / 2, self._last[1])
-        self._last = prediction.time, class_map(objects, prediction.size)
+        mask = class_map(objects, prediction.size)
+        self._last = prediction.time, cv2.resize(mask, self._drawn_size, interpolation=cv2.INTER_NEAREST)
 
     def _draw_until(self, time: float, mask: np.ndarray) -> None:
         while True:
@@ -81,7 +95,7 @@ class OverlayVideo(Output):
             self._held = frame
             if frame is None or frame.time >= time:
                 return
-            picture = overlay(frame.pixels(), mask)
+            picture = overlay(cv2.resize(frame.pixels(), self._drawn_size, interpolation=cv2.INTER_AREA), mask)
             self._writer.write(np.concatenate([picture, self._strip.at(frame.time)]), frame.time)
             self._held = None
 

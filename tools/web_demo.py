@@ -1,0 +1,41 @@
+#!/usr/bin/env python
+"""Serve a page on which videos are segmented: tools/web_demo.py, then open http://127.0.0.1:7860.
+
+Needs gradio: pip install "transavs[web]". It works without the internet and listens on this machine alone, unless
+--host says otherwise; whoever reaches the port can use it.
+"""
+
+import argparse
+
+from detectron2.utils.logger import setup_logger
+
+from transavs.demo.arguments import add_model_arguments, load_predictor
+from transavs.demo.session import Limits
+from transavs.engine.command_line import run_tool
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_model_arguments(parser)
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on; 127.0.0.1, this machine, by default")
+    parser.add_argument("--port", type=int, default=7860, help="7860 by default")
+    parser.add_argument("--max-seconds", type=float, default=60, help="longest video that is taken; 60 by default")
+    parser.add_argument("--max-megabytes", type=int, default=100, help="largest file that is taken; 100 by default")
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_arguments()
+    setup_logger(name="transavs")
+    limits = Limits(args.max_seconds, args.max_megabytes)
+    from transavs.demo.web import serve  # says so where gradio is missing, and takes seconds to import
+
+    serve(load_predictor(args), host=args.host, port=args.port, limits=limits)
+
+
+def cli() -> None:
+    run_tool(main)
+
+
+if __name__ == "__main__":
+    cli()

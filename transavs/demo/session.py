@@ -1,0 +1,225 @@
+"""What one visitor's run leaves behind: predictions that can be drawn again with another threshold."""
+
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from transavs.data.audio import SAMPLE_RATE
+from transavs.data.sound import Silence, Sound, SoundFile
+from transavs.data.video import Video
+from transavs.demo.loudness import INAUDIBLE, loudness_levels
+from transavs.demo.outputs import CocoFile, Output, OverlayVideo
+from transavs.errors import AVSInputError
+from transavs.predictor import AVSPredictor, FramePrediction, SoundingObject
+
+OWN, MUTED, ANOTHER = "its own sound", "muted", "another sound"
+SOUNDS = (OWN, MUTED, ANOTHER)
+MEGABYTE = 10**6
+DRAWN_SIDE = 854  # pixels; drawing is what a visitor waits for who moves the threshold
+Progress = Callable[[float, str], None]  # share that is done, what is being done
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What is taken from visitors.
+
+    Attributes:
+        seconds: of video.
+        megabytes: of a file.
+    """
+
+    seconds: float = 60
+    megabytes: int = 100
+
+    def __post_init__(self) -> None:
+        if self.seconds <= 0 or self.megabytes <= 0:
+            raise AVSInputError(f"the limits are {self.seconds} s and {self.megabytes} MB: give numbers above 0")
+
+    def open(self, path: str | Path) -> Video:
+        """The video, called by its file's name in messages.
+
+        Raises:
+            AVSInputError: it is larger or longer than the limits, or see :class:`transavs.data.video.Video`.
+        """
+        name = Path(path).name
+        if Path(path).is_file() and Path(path).stat().st_size > self.megabytes * MEGABYTE:
+            raise AVSInputError(f"{name} is larger than the {self.megabytes} MB that are taken here: make it smaller")
+        video = Video(path, name)
+        self.check(video.duration, name)
+        return video
+
+    def check(self, seconds: float, name: str) -> None:
+        """Raise an AVSInputError where a video is longer than the limit."""
+        if seconds > self.seconds:
+            raise AVSInputError(
+                f"{name} is {seconds:.0f} s long, and {self.seconds:.0f} s are taken here: cut a piece out of it"
+            )
+
+
+def heard_with(video: Video, choice: str, another: str | Path | None, limits: Limits) -> Sound:
+    """What the model hears with ``video``; no longer than it, as far as it announces its length.
+
+    Args:
+        video: that is predicted.
+        choice: one of SOUNDS.
+        another: the file for ANOTHER.
+        limits: how long a video is at most.
+
+    Raises:
+        AVSInputError: the other sound is missing or cannot be read.
+    """
+    seconds = video.duration or limits.seconds
+    if choice == MUTED:
+        return Silence(seconds)
+    if choice == OWN:
+        return video
+    if another is None:
+        raise AVSInputError("there is no other sound yet: give an audio or a video file for it")
+    return SoundFile(another, seconds, Path(another).name)
+
+
+class KeptPredictions:
+    """Predictions whose scores lie on disk, as float16, and are read one at a time; to be closed after the last.
+
+    That is 2 K S^2 bytes each: 50 kB for the quickstart's model, 7 MB for AVSS with its 71 classes at 224 pixels.
+    """
+
+    def __init__(self, path: str | Path):
+        self._path = Path(path)
+        self._file = open(self._path, "wb")  # noqa: SIM115 (closed by close)
+        self._kept: list[FramePrediction] = []
+        self._shape: tuple[int, ...] = ()
+
+    def add(self, prediction: FramePrediction) -> None:
+        self._shape = tuple(prediction.scores.shape)
+        self._file.write(prediction.scores.half().numpy().tobytes())
+        self._kept.append(replace(prediction, scores=torch.empty(0)))
+
+    def close(self) -> None:
+        self._file.close()
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def __iter__(self) -> Iterator[FramePrediction]:
+        with open(self._path, "rb") as file:
+            for prediction in self._kept:
+                scores = np.fromfile(file, np.float16, int(np.prod(self._shape))).reshape(self._shape)
+                yield replace(prediction, scores=torch.from_numpy(scores.astype(np.float32)))
+
+
+@dataclass(frozen=True)
+class MarkedFrame:
+    """How much is marked in one frame.
+
+    Attributes:
+        time: in seconds since the first frame.
+        marked: share of its pixels, in [0, 1].
+        names: of the classes that are marked.
+    """
+
+    time: float
+    marked: float
+    names: list[str]
+
+    @classmethod
+    def of(cls, time: float, objects: Sequence[SoundingObject]) -> "MarkedFrame":
+        return cls(time, sum(float(found.mask.mean()) for found in objects), [found.name for found in objects])
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """What a run looks like with one threshold.
+
+    Attributes:
+        overlay: the video with what sounds in colour, and what was heard.
+        coco: the masks, see :class:`transavs.demo.outputs.CocoFile`.
+        frames: one per prediction.
+    """
+
+    overlay: Path
+    coco: Path
+    frames: list[MarkedFrame]
+
+
+class Run:
+    """A video as a model has segmented it, in a folder of its own."""
+
+    def __init__(self, video: Video, heard: Sound, folder: Path):
+        """
+        Args:
+            video: that is predicted.
+            heard: what the model hears with it.
+            folder: in which the run makes its own.
+        """
+        self.video = video
+        self._heard = heard
+        self._levels = loudness_levels(heard)
+        self._folder = Path(tempfile.mkdtemp(dir=folder))
+        self._predictions = KeptPredictions(self._folder / "scores")
+        self.class_names: Sequence[str] = ()
+        self.seconds = 0.0  # of work
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether there is nothing to be heard."""
+        return bool(self._levels.max() <= INAUDIBLE)
+
+    def predict(self, predictor: AVSPredictor, rate: float, limits: Limits, progress: Progress) -> None:
+        """Run the network once over the video.
+
+        Args:
+            predictor: the model.
+            rate: masks per second.
+            limits: for a video that does not announce how long it is.
+            progress: told as it goes on.
+
+        Raises:
+            AVSInputError: the video cannot be read, or is longer than the limit after all.
+        """
+        started = time.perf_counter()
+        self.class_names = predictor.format.class_names
+        with closing(self._predictions):
+            for clip in predictor.predict_video(self.video, rate, self._heard.sound(SAMPLE_RATE)):
+                for frame in clip.frames:
+                    limits.check(frame.time, self.video.name)
+                    self._predictions.add(frame)
+                progress(self._share(clip.frames[-1]), "listening and looking")
+        self.seconds = time.perf_counter() - started
+
+    def draw(self, threshold: float, progress: Progress) -> Drawing:
+        """Draw what has been predicted, in place of the last drawing.
+
+        Args:
+            threshold: see :meth:`transavs.predictor.FramePrediction.mask`.
+            progress: told as it goes on.
+        """
+        stem = Path(self.video.name).stem
+        overlay, coco = self._folder / f"{stem}_sounding.mp4", self._folder / f"{stem}_masks.json"
+        frames = []
+        with ExitStack() as stack:
+            outputs: list[Output] = [
+                stack.enter_context(OverlayVideo(self.video, overlay, self._levels, self._heard, DRAWN_SIDE)),
+                stack.enter_context(CocoFile(self.video, coco, self._levels)),
+            ]
+            for frame in self._predictions:
+                objects = frame.objects(threshold)
+                for output in outputs:
+                    output.add(frame, objects)
+                frames.append(MarkedFrame.of(frame.time, objects))
+                progress(self._share(frame), "drawing")
+        return Drawing(overlay, coco, frames)
+
+    def _share(self, frame: FramePrediction) -> float:
+        return min(1.0, frame.time / (self.video.duration or frame.time or 1.0))
+
+    def remove(self) -> None:
+        """Remove everything that the run has written."""
+        shutil.rmtree(self._folder, ignore_errors=True)

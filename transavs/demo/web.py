@@ -1,0 +1,259 @@
+"""A page on which visitors have their videos segmented and hear, mute or exchange the sound."""
+
+import logging
+import os
+import signal
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from html import escape
+from itertools import cycle
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from transavs.data.synthetic_video import write_synthetic_video
+from transavs.demo.session import ANOTHER, DRAWN_SIDE, MEGABYTE, OWN, SOUNDS, Drawing, Limits, Run, heard_with
+from transavs.demo.summary import summary_of
+from transavs.errors import AVSInputError
+from transavs.predictor import AVSPredictor
+
+try:
+    import gradio as gr
+except ImportError as error:
+    raise AVSInputError('gradio is not installed, and the page is made of it: pip install "transavs[web]"') from error
+
+TITLE = "What makes the sound?"
+EXAMPLES = 8
+EXAMPLE: dict[str, Any] = {"seconds": 10, "frame_rate": 15, "size": (320, 320)}
+KEPT_SECONDS = 3600  # how long an uploaded or a drawn file is kept
+VIDEO_HEIGHT = 360
+FONT = gr.themes.LocalFont("Source Sans Pro", weights=(400, 700))  # comes with gradio
+CSS = """
+.gradio-container { max-width: 1180px !important; margin: 0 auto !important; }
+footer { display: none !important; }
+"""
+
+
+@contextmanager
+def shown_to_visitor() -> Iterator[None]:
+    """Within it, an AVSInputError becomes a message on the page."""
+    try:
+        yield
+    except AVSInputError as error:
+        raise gr.Error(escape(error.summary), print_exception=False) from error
+
+
+class Page:
+    """The page of one model; visitors take turns."""
+
+    def __init__(self, predictor: AVSPredictor, limits: Limits, folder: Path):
+        """
+        Args:
+            predictor: the model.
+            limits: what is taken from visitors.
+            folder: for what is made for them.
+        """
+        self._predictor, self._limits, self._folder = predictor, limits, folder
+        self._examples = cycle(range(1, EXAMPLES + 1))
+
+    def about(self) -> str:
+        """What the model is, in Markdown."""
+        model = self._predictor.format
+        names = model.class_names[1:]
+        finds = f"tells {len(names)} classes of sounding things apart" if len(names) > 1 else "marks whatever sounds"
+        return (
+            f"Give a video with sound: the model {finds}, pixel by pixel. It looks at {model.num_frames} seconds at a "
+            f"time, at {model.image_size} by {model.image_size} pixels, and listens to the second around each frame. "
+            "Mute the video or give it another sound, and see whether the masks follow."
+        )
+
+    def example(self) -> str:
+        """One of a few generated videos, another one each time."""
+        number = next(self._examples)
+        path = self._folder / f"generated_{number}.mp4"
+        if not path.exists():
+            write_synthetic_video(path, seed=number, **EXAMPLE)
+        return str(path)
+
+    def segment(
+        self,
+        path: str | None,
+        choice: str,
+        another: str | None,
+        rate: float,
+        threshold: float,
+        last: Run | None,
+        progress: gr.Progress = gr.Progress(),  # noqa: B008 (how gradio finds out that it is wanted)
+    ) -> tuple[Any, ...]:
+        """Predict and draw; the run takes the place of the visitor's last one."""
+        with shown_to_visitor():
+            if path is None:
+                raise AVSInputError("there is no video yet: drop one, or try a generated one")
+            video = self._limits.open(path)
+            run = Run(video, heard_with(video, choice, another, self._limits), self._folder)
+            try:
+                run.predict(self._predictor, rate, self._limits, progress)
+                drawing = run.draw(threshold, progress)
+            except BaseException:
+                run.remove()
+                raise
+        if last is not None:
+            last.remove()
+        if run.is_silent and choice == OWN:
+            gr.Warning("The video is silent: what is marked in it is a guess from the picture.")
+        return *shown(run, drawing), run
+
+    def redraw(
+        self,
+        threshold: float,
+        run: Run | None,
+        progress: gr.Progress = gr.Progress(),  # noqa: B008
+    ) -> tuple[Any, ...]:
+        """Draw the visitor's last run with another threshold; the network does not run."""
+        if run is None:
+            return (gr.skip(),) * 4
+        with shown_to_visitor():
+            return shown(run, run.draw(threshold, progress))
+
+    def build(self) -> gr.Blocks:
+        """The page, not served yet."""
+        work: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "model", "api_visibility": "private"}
+        with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(KEPT_SECONDS // 6, KEPT_SECONDS)) as page:
+            last = gr.State(None, time_to_live=KEPT_SECONDS, delete_callback=forget)
+            gr.Markdown(f"# {TITLE}\n{self.about()}")
+            with gr.Row(equal_height=True):
+                given = gr.Video(label="Video", sources=["upload"], height=VIDEO_HEIGHT, min_width=320, elem_id="given")
+                result = gr.Video(
+                    label="What sounds",
+                    interactive=False,
+                    height=VIDEO_HEIGHT,
+                    min_width=320,
+                    buttons=[],
+                    elem_id="result",
+                )
+            with gr.Row():
+                with gr.Column():
+                    generate, *asked, start = question()
+                with gr.Column():
+                    threshold, *answered = answer()
+            gr.Markdown(
+                f"Videos of up to {self._limits.seconds:.0f} s and {self._limits.megabytes} MB; the result is "
+                f"at most {DRAWN_SIDE} pixels wide or high. Files stay on the machine that serves this page and are "
+                f"removed after about {KEPT_SECONDS // 60} minutes."
+            )
+            generate.click(self.example, None, given, show_progress_on=given, **work)
+            start.click(
+                self.segment,
+                [given, *asked, threshold, last],
+                [result, *answered, last],
+                show_progress_on=result,
+                **work,
+            )
+            threshold.release(
+                self.redraw,
+                [threshold, last],
+                [result, *answered],
+                show_progress_on=result,
+                trigger_mode="always_last",
+                **work,
+            )
+        return page
+
+
+def question() -> tuple[Any, ...]:
+    """What a visitor asks: a button for an example, the sound, another sound's file, the rate, a button to start."""
+    generate = gr.Button("Try a generated video", size="md", elem_id="generate")
+    choice = gr.Radio(list(SOUNDS), value=OWN, label="The model hears", elem_id="sound")
+    another = gr.File(
+        label="Another sound: an audio or a video file",
+        file_types=["audio", "video"],
+        height=120,
+        visible=False,
+        elem_id="another",
+    )
+    choice.change(lambda chosen: gr.update(visible=chosen == ANOTHER), choice, another, api_visibility="private")
+    rate = gr.Slider(1, 10, 5, step=1, label="Masks per second", elem_id="rate")
+    start = gr.Button("Find what sounds", variant="primary", elem_id="start")
+    return generate, choice, another, rate, start
+
+
+def answer() -> tuple[Any, ...]:
+    """What is told beside the result: the threshold, two downloads and the summary."""
+    threshold = gr.Slider(
+        0.05,
+        0.95,
+        0.5,
+        step=0.05,
+        label="Threshold: a pixel is marked where its score is above",
+        info="Draws the result anew, without running the network again.",
+        elem_id="threshold",
+    )
+    with gr.Row():
+        video_file = gr.DownloadButton("Video (MP4)", interactive=False, size="md", elem_id="video-file")
+        mask_file = gr.DownloadButton("Masks (COCO JSON)", interactive=False, size="md", elem_id="mask-file")
+    summary = gr.HTML(elem_id="summary")
+    return threshold, video_file, mask_file, summary
+
+
+def forget(run: Run | None) -> None:
+    """Remove what a visitor leaves behind."""
+    if run is not None:
+        run.remove()
+
+
+def shown(run: Run, drawing: Drawing) -> tuple[Any, ...]:
+    """The result, the two downloads and the summary."""
+    return (
+        str(drawing.overlay),
+        gr.update(value=str(drawing.overlay), interactive=True),
+        gr.update(value=str(drawing.coco), interactive=True),
+        summary_of(run, drawing),
+    )
+
+
+def serve(predictor: AVSPredictor, *, host: str, port: int, limits: Limits) -> None:
+    """Serve the page until the process is stopped; everything that is made for visitors is removed then.
+
+    Args:
+        predictor: the model.
+        host: address to listen on; 127.0.0.1 is reached from this machine alone.
+        port: to listen on.
+        limits: what is taken from visitors.
+
+    Raises:
+        AVSInputError: the address cannot be listened on.
+    """
+    signal.signal(signal.SIGTERM, _leave)
+    with tempfile.TemporaryDirectory(prefix="transavs_web_") as folder:
+        # What gradio copies to its cache it also expires; it does not copy what lies there already.
+        os.environ["GRADIO_TEMP_DIR"] = str(Path(folder, "cache"))
+        made = Path(folder, "made")
+        made.mkdir()
+        page = Page(predictor, limits, made).build()
+        try:
+            page.launch(
+                server_name=host,
+                server_port=port,
+                share=False,
+                ssr_mode=False,
+                max_file_size=limits.megabytes * MEGABYTE,
+                quiet=True,
+                prevent_thread_lock=True,
+                theme=gr.themes.Default(primary_hue="orange", font=(FONT, "sans-serif")),
+                css=CSS,
+                footer_links=[],
+                run_history=False,
+            )
+        except OSError as error:
+            raise AVSInputError(
+                f"{host}:{port} cannot be listened on: it is taken, or not of this machine; choose --port or --host"
+            ) from error
+        logging.getLogger(__name__).info("serving http://%s:%d until Ctrl-C", host, port)
+        page.block_thread()
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # some send it twice, and the folder is yet to be removed
+    sys.exit(0)
