@@ -19,6 +19,7 @@ from transavs.errors import AVSInputError
 # One colour per class id from 1 on, over again where there are more classes.
 CLASS_COLOURS = np.vstack([[255, 70, 40], colormap(rgb=True)[1:]])
 OVERLAY_OPACITY, BACKGROUND_BRIGHTNESS = 0.55, 0.55
+NAME_PIXELS, NAME_SHARE = 10, 0.03  # height of a class's name, at least and of the image's
 HEAT_COLOURS, HEAT_OPACITY = "inferno", 0.7
 SILENCE, LOUD = -4.6, 5.0  # range of a log-mel value, for its colours
 SECONDS_PER_ROW = 10
@@ -90,13 +91,29 @@ def save_figure(figure: Figure, path: str | Path) -> None:
 def overlay(frame: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """uint8 (H, W, 3) frame with int (h, w) class ids in their colours and outlined, background (0) dimmed."""
     # In whole-image operations on bytes, which are several times as fast as indexing: videos have many frames.
-    mask = cv2.resize(mask.astype(np.int32), frame.shape[1::-1], interpolation=cv2.INTER_NEAREST)
+    mask = cv2.resize(mask.astype(np.uint8), frame.shape[1::-1], interpolation=cv2.INTER_NEAREST)
     image = cv2.convertScaleAbs(frame, alpha=BACKGROUND_BRIGHTNESS)
-    faded = cv2.convertScaleAbs(frame, alpha=1 - OVERLAY_OPACITY)
-    for number in np.unique(mask[mask > 0]):
+    for number in range(1, int(mask.max()) + 1):
+        where = cv2.inRange(mask, number, number)
+        if not cv2.countNonZero(where):
+            continue
+        left, top, width, height = cv2.boundingRect(where)
+        part = np.s_[top : top + height, left : left + width]
         colour = OVERLAY_OPACITY * CLASS_COLOURS[(number - 1) % len(CLASS_COLOURS)]
-        cv2.copyTo(cv2.add(faded, np.array([*colour, 0.0])), (mask == number).astype(np.uint8), image)
+        painted = cv2.add(cv2.convertScaleAbs(frame[part], alpha=1 - OVERLAY_OPACITY), np.array([*colour, 0.0]))
+        image[part] = cv2.copyTo(painted, where[part], image[part])
     return _outlined(image, mask > 0)
+
+
+def write_names(image: np.ndarray, mask: np.ndarray, names: Sequence[str]) -> None:
+    """Write the name of each class in int (H, W) into uint8 (H, W, 3), at its upper left; ``names`` by class id."""
+    scale = max(NAME_PIXELS, len(image) * NAME_SHARE) / 21  # 21 pixels is the height of OpenCV's capitals
+    for number in np.unique(mask[mask > 0]):
+        left, top, _, _ = cv2.boundingRect((mask == number).astype(np.uint8))
+        (width, height), below = cv2.getTextSize(names[number], cv2.FONT_HERSHEY_SIMPLEX, scale, 1)
+        cv2.rectangle(image, (left, top), (left + width + height, top + 2 * height + below), (0, 0, 0), cv2.FILLED)
+        place = (left + height // 2, top + height + height // 2)
+        cv2.putText(image, names[number], place, cv2.FONT_HERSHEY_SIMPLEX, scale, (255, 255, 255), 1, cv2.LINE_AA)
 
 
 def _outlined(image: np.ndarray, region: np.ndarray) -> np.ndarray:

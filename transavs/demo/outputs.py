@@ -21,7 +21,7 @@ from transavs.demo.loudness import LoudnessStrip, loudness_per_second
 from transavs.errors import AVSInputError
 from transavs.evaluation.prediction_writer import WHITE
 from transavs.predictor import FramePrediction, SoundingObject
-from transavs.visualizer import overlay
+from transavs.visualizer import overlay, write_names
 
 STRIP_SHARE, STRIP_PIXELS = 0.1, 24  # height of the loudness strip: of the frame's, and at least
 
@@ -54,7 +54,10 @@ def class_map(objects: Sequence[SoundingObject], size: tuple[int, int]) -> np.nd
 
 
 class OverlayVideo(Output):
-    """The video with what sounds in colour, a strip of its loudness below, and the sound."""
+    """The video with what sounds in colour, a strip of its loudness below, and the sound.
+
+    Where there are several classes their names are written into the picture.
+    """
 
     def __init__(
         self,
@@ -82,10 +85,12 @@ class OverlayVideo(Output):
         self._frames = video.frames()
         self._held: VideoFrame | None = None
         self._last: tuple[float, np.ndarray] | None = None  # time and mask of the last prediction
+        self._names: Sequence[str] = ()
 
     def add(self, prediction: FramePrediction, objects: Sequence[SoundingObject]) -> None:
         if self._last is not None:  # a frame between two predictions shows the nearer one
             self._draw_until((self._last[0] + prediction.time) / 2, self._last[1])
+        self._names = prediction.class_names
         mask = class_map(objects, prediction.size)
         self._last = prediction.time, cv2.resize(mask, self._drawn_size, interpolation=cv2.INTER_NEAREST)
 
@@ -96,6 +101,8 @@ class OverlayVideo(Output):
             if frame is None or frame.time >= time:
                 return
             picture = overlay(cv2.resize(frame.pixels(), self._drawn_size, interpolation=cv2.INTER_AREA), mask)
+            if len(self._names) > 2:
+                write_names(picture, mask, self._names)
             self._writer.write(np.concatenate([picture, self._strip.at(frame.time)]), frame.time)
             self._held = None
 
