@@ -4,7 +4,7 @@ from pathlib import Path
 
 from setuptools import find_packages, setup
 
-TOOLS = ("demo", "export_model", "install_detectron2", "visualize", "web_demo")
+TOOLS = ("demo", "export-model", "install-detectron2", "visualize", "web-demo")
 
 setup(
     name="transavs",
@@ -16,10 +16,11 @@ setup(
     # The tools go along as a package of their own: one of them must run where transavs cannot be imported yet.
     packages=[*find_packages(include=("transavs", "transavs.*")), "transavs_tools"],
     package_dir={"transavs_tools": "tools"},
-    entry_points={"console_scripts": [f"transavs-{t.replace('_', '-')}=transavs_tools.{t}:cli" for t in TOOLS]},
+    entry_points={"console_scripts": [f"transavs-{tool}=transavs_tools.console:main" for tool in TOOLS]},
     python_requires=">=3.11",
     install_requires=[
-        "torch>=2.6",
+        # torchaudio 2.11, the last one, is of CUDA 13.0 and refuses a torch of another, as PyPI's 2.15 is.
+        "torch>=2.6,<2.15",
         "torchvision>=0.21",
         "torchaudio>=2.6",
         "numpy>=1.26",

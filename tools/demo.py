@@ -63,9 +63,5 @@ def main() -> None:
         sys.exit(USAGE_ERROR)
 
 
-def cli() -> None:
-    run_tool(main)
-
-
 if __name__ == "__main__":
-    cli()
+    run_tool(main)

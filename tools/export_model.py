@@ -31,9 +31,5 @@ def main() -> None:
     )
 
 
-def cli() -> None:
-    run_tool(main)
-
-
 if __name__ == "__main__":
-    cli()
+    run_tool(main)

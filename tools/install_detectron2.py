@@ -128,7 +128,7 @@ def install(source: Path) -> None:
         sys.exit("install_detectron2: pip could not install the mended detectron2 (its own message stands above)")
 
 
-def cli() -> None:
+def main() -> None:
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     found = importlib.util.find_spec("detectron2")
     if found is not None:
@@ -146,4 +146,4 @@ def cli() -> None:
 
 
 if __name__ == "__main__":
-    cli()
+    main()

@@ -102,9 +102,5 @@ def main() -> None:
     args.draw(args)
 
 
-def cli() -> None:
-    run_tool(main)
-
-
 if __name__ == "__main__":
-    cli()
+    run_tool(main)

@@ -33,9 +33,5 @@ def main() -> None:
     serve(load_predictor(args), host=args.host, port=args.port, limits=limits)
 
 
-def cli() -> None:
-    run_tool(main)
-
-
 if __name__ == "__main__":
-    cli()
+    run_tool(main)
