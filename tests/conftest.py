@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from detectron2.data import DatasetCatalog
+from web_inputs import write_noise, write_video
 
 from transavs.config import load_config
 from transavs.data.avsbench import LAYOUTS, SOURCES, load_avsbench, register_all_avsbench
@@ -89,3 +90,15 @@ def run_here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):
         return subprocess.CompletedProcess(sys.argv, int(code or 0), captured.out, captured.err)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A generated video of a few seconds, for the web demo (read only)."""
+    return write_video(tmp_path_factory.mktemp("videos") / "clip.mp4")
+
+
+@pytest.fixture(scope="session")
+def noise(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sound to give it in place of its own (read only)."""
+    return write_noise(tmp_path_factory.mktemp("sounds") / "noise.flac")

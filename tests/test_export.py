@@ -4,16 +4,18 @@ import sys
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from conftest import REPOSITORY, TINY_MODEL
 from detectron2.modeling import build_model
 from torch import nn
 
-from transavs import AVSInputError, export
+from transavs import AVSInputError, AVSPredictor, export
 from transavs.checkpoint import AVSCheckpointer
 from transavs.clip_scorer import ClipFormat, ModelScorer
 from transavs.config import load_config
+from transavs.data.audio import SAMPLE_RATE
 from transavs.export import export_model, largest_difference, random_clips
 from transavs.exported_scorers import OnnxScorer, ProgramScorer, load_scorer
 from transavs.modeling.transavs import TransAVS
@@ -79,6 +81,17 @@ def test_any_number_of_clips_is_scored_as_by_the_model(exported: tuple[ModelScor
         assert found.dtype == torch.float32
         assert expected[:, :, 0].std() > SPREAD
         torch.testing.assert_close(found, expected, rtol=0, atol=TOLERANCES[path.suffix])
+
+
+def test_the_predictor_takes_an_exported_model(exported: tuple[ModelScorer, Path]):
+    scorer, path = exported
+    rng = np.random.default_rng(0)
+    frames = list(rng.integers(0, 256, (7, 20, 30, 3), dtype=np.uint8))
+    sound = rng.uniform(-0.3, 0.3, 7 * SAMPLE_RATE)
+    expected = AVSPredictor(scorer).predict(frames, sound, SAMPLE_RATE)
+    found = AVSPredictor.from_checkpoint(path, device="cpu").predict(frames, sound, SAMPLE_RATE)
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one.scores, other.scores, rtol=0, atol=TOLERANCES[path.suffix])
 
 
 def test_the_tool_writes_what_a_checkpoint_holds(tmp_path: Path, tiny_cfg, run_here):

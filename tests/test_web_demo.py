@@ -17,7 +17,7 @@ import torch
 from conftest import REPOSITORY, TINY_MODEL
 from loud_model import LoudModel
 from videos import make_video
-from web_inputs import LIMITS, SECONDS, SIDE, level, write_noise, write_video
+from web_inputs import LIMITS, SECONDS, SIDE, level, write_video
 
 from transavs.config import load_config
 from transavs.data.video import Video
@@ -37,16 +37,6 @@ def tell(event, about):
 sys.addaudithook(tell)
 runpy.run_path('{tool}', run_name="__main__")
 """
-
-
-@pytest.fixture(scope="module")
-def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_video(tmp_path_factory.mktemp("videos") / "clip.mp4")
-
-
-@pytest.fixture(scope="module")
-def noise(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_noise(tmp_path_factory.mktemp("sounds") / "noise.flac")
 
 
 def test_without_gradio_one_line_says_how_to_get_it(run_here, monkeypatch: pytest.MonkeyPatch):

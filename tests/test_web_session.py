@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from loud_model import LoudModel
-from web_inputs import LIMITS, SECONDS, level, write_noise, write_video
+from web_inputs import LIMITS, SECONDS, level, write_video
 
 from transavs.clip_scorer import ClipFormat, ModelScorer
 from transavs.data.audio import SAMPLE_RATE
@@ -20,16 +20,6 @@ from transavs.demo.session import ANOTHER, MUTED, OWN, Drawing, KeptPredictions,
 from transavs.demo.summary import summary_of
 from transavs.errors import AVSInputError
 from transavs.predictor import AVSPredictor
-
-
-@pytest.fixture(scope="module")
-def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_video(tmp_path_factory.mktemp("videos") / "clip.mp4")
-
-
-@pytest.fixture(scope="module")
-def noise(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_noise(tmp_path_factory.mktemp("sounds") / "noise.flac")
 
 
 class CountingScorer(ModelScorer):

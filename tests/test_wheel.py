@@ -75,5 +75,5 @@ def test_every_command_has_its_tool(installed: Path):
 def test_without_detectron2_a_command_says_how_to_get_it(installed: Path):
     missing = "import importlib.util as u; f = u.find_spec; u.find_spec = lambda n: None if n == 'detectron2' else f(n)"
     done = run_command("transavs-demo", installed, "--help", before=missing)
-    assert done.returncode != 0
+    assert done.returncode == 2
     assert done.stderr == "error: detectron2 is not installed: run transavs-install-detectron2 once\n"

@@ -13,5 +13,6 @@ def main() -> None:
     """Run the tool that the command is named after; without detectron2 the installer alone."""
     name = Path(sys.argv[0]).stem.removeprefix(PREFIX).replace("-", "_")
     if name != INSTALLER and find_spec("detectron2") is None:
-        sys.exit(f"error: detectron2 is not installed: run {PREFIX}install-detectron2 once")
+        sys.stderr.write(f"error: detectron2 is not installed: run {PREFIX}install-detectron2 once\n")
+        sys.exit(2)
     runpy.run_module(f"{__package__}.{name}", run_name="__main__", alter_sys=True)
