@@ -17,8 +17,8 @@ from transavs.data.avsbench import load_avsbench
 from transavs.modeling import AudioQueryDecoder, FPNPixelDecoder, VGGish
 from transavs.modeling.activation_checkpoint import checkpoint_modules
 from transavs.modeling.audio_backbone import build_audio_backbone
+from transavs.modeling.class_scores import class_scores
 from transavs.modeling.query_decoder import AttentionLayer, audio_windows, sine_positions
-from transavs.modeling.transavs import class_scores
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 

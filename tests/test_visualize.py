@@ -24,8 +24,8 @@ from transavs.figures.inputs import distinct_names, load_records, pick_records
 from transavs.figures.model_grid import Source, compare_models, model_sources
 from transavs.figures.queries import FrameQueries, frame_queries, recorded_attention
 from transavs.figures.runs import collect_categories, collect_curves, read_curves
+from transavs.modeling.class_scores import class_scores
 from transavs.modeling.query_decoder import sine_positions
-from transavs.modeling.transavs import class_scores
 from transavs.visualizer import ClipPicture, draw_clips, heat, new_figure, overlay, save_figure
 
 TEST_SET = "synthetic_ms3_test"

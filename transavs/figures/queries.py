@@ -42,7 +42,7 @@ class FrameQueries:
     def winners(self) -> Tensor:
         """Index of the query whose vote decides each pixel, int64 (S, S).
 
-        The votes are those of :func:`transavs.modeling.transavs.class_scores`, so the winner's class is the predicted.
+        The votes are those of :mod:`transavs.modeling.class_scores`, so the winner's class is the predicted.
         """
         return (self.probabilities.amax(1)[:, None, None] * self.masks).argmax(0)
 

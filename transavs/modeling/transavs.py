@@ -4,6 +4,7 @@ Shape legend: B clips, T frames of a clip, F = B * T frames, K classes, S x S th
 size. This is the one place where clips are flattened to frames and frames become clips again.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -14,34 +15,10 @@ from torch.nn.utils.rnn import pad_sequence
 
 from transavs.modeling.audio_backbone import build_audio_backbone
 from transavs.modeling.base import AVSModel
+from transavs.modeling.class_scores import class_scores, enlarged_class_scores
 from transavs.modeling.criterion import AVSCriterion
 from transavs.modeling.pixel_decoder import build_pixel_decoder
 from transavs.modeling.query_decoder import build_query_decoder
-
-
-def class_scores(pred_logits: Tensor, pred_masks: Tensor) -> Tensor:
-    """Inference by TransAVS eqs. (14) and (15), as scores.
-
-    Each query stands for its most probable class c_i. The score of class c at a pixel is the best p_i(c_i) m_i(x, y)
-    of the queries of that class, divided by the sum over the classes; so the argmax over classes is the class of the
-    winning query, and with K = 2 a pixel is sounding exactly where its score exceeds 0.5.
-
-    Args:
-        pred_logits: (F, N, K).
-        pred_masks: logits (F, N, h, w).
-
-    Returns:
-        float (F, K, h, w) in [0, 1], summing to 1 over K.
-    """
-    confidence, classes = pred_logits.float().softmax(-1).max(-1)
-    votes = confidence[..., None, None] * pred_masks.float().sigmoid()
-    scores = votes.new_zeros(votes.shape[0], pred_logits.shape[-1], *votes.shape[2:])
-    if torch.compiler.is_compiling():  # a graph cannot depend on which classes occur
-        scores = scores.scatter_reduce(1, classes[..., None, None].expand_as(votes), votes, "amax")
-    else:
-        for number in classes.unique().tolist():  # few of many classes are any query's best
-            scores[:, number] = votes.masked_fill((classes != number)[..., None, None], 0).amax(1)
-    return scores / scores.sum(1, keepdim=True).clamp(min=torch.finfo(scores.dtype).tiny)
 
 
 @META_ARCH_REGISTRY.register()
@@ -119,5 +96,15 @@ class TransAVS(AVSModel):
             scores in [0, 1], (B, T, K, S, S), summing to 1 over K.
         """
         outputs = self.predict(images.flatten(0, 1), audio_embedding)
-        masks = self.resize(outputs["pred_masks"], images.shape[-2:])
-        return class_scores(outputs["pred_logits"], masks).unflatten(0, images.shape[:2])
+        return self.full_scores(outputs["pred_logits"], outputs["pred_masks"], images.shape[-2:]).unflatten(
+            0, images.shape[:2]
+        )
+
+    def full_scores(self, pred_logits: Tensor, pred_masks: Tensor, size: Sequence[int]) -> Tensor:
+        """(F, N, K) and mask logits (F, N, h, w) -> scores (F, K, *size)."""
+        factor = size[0] // pred_masks.shape[-2]
+        is_even_multiple = factor % 2 == 0 and tuple(size) == tuple(factor * side for side in pred_masks.shape[-2:])
+        # Which cells need a second look is data: nothing for a graph, and on a GPU slower than all of them.
+        if is_even_multiple and not pred_masks.is_cuda and not torch.compiler.is_compiling():
+            return enlarged_class_scores(pred_logits, pred_masks, factor)
+        return class_scores(pred_logits, self.resize(pred_masks, size))

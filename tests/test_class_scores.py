@@ -1,0 +1,36 @@
+"""Scores at full size by looking at few queries equal those of all masks enlarged."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from transavs.modeling.class_scores import class_scores, enlarged_class_scores
+
+
+def reference(pred_logits: torch.Tensor, pred_masks: torch.Tensor, factor: int) -> torch.Tensor:
+    size = [factor * side for side in pred_masks.shape[-2:]]
+    return class_scores(pred_logits, F.interpolate(pred_masks, size=size, mode="bilinear", align_corners=False))
+
+
+@pytest.mark.parametrize("factor", [2, 4, 8])
+@pytest.mark.parametrize("num_classes", [2, 6])
+@pytest.mark.parametrize("spread", [0.1, 3.0, 60.0])
+def test_it_equals_all_masks_enlarged(factor: int, num_classes: int, spread: float):
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(3, 40, num_classes, generator=generator)
+    masks = spread * torch.randn(3, 40, 9, 7, generator=generator)
+    expected = reference(logits, masks, factor)
+    torch.testing.assert_close(enlarged_class_scores(logits, masks, factor), expected, rtol=0, atol=3e-5)
+
+
+def test_queries_that_agree_and_queries_that_are_alone():
+    masks = torch.randn(2, 1, 6, 6, generator=torch.Generator().manual_seed(1)).expand(-1, 5, -1, -1).clone()
+    logits = torch.tensor([[2.0, -1], [2, -1], [2, -1], [2, -1], [-3, 1]]).expand(2, -1, -1)
+    torch.testing.assert_close(enlarged_class_scores(logits, masks, 4), reference(logits, masks, 4), rtol=0, atol=3e-5)
+
+
+def test_pixels_that_no_query_covers():
+    """Votes of 1e-20 still have a winner, and their ratio is the score."""
+    masks = -46 + torch.randn(1, 30, 5, 5, generator=torch.Generator().manual_seed(2))
+    logits = torch.randn(1, 30, 2, generator=torch.Generator().manual_seed(3))
+    torch.testing.assert_close(enlarged_class_scores(logits, masks, 4), reference(logits, masks, 4), rtol=0, atol=1e-4)
