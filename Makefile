@@ -4,6 +4,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 DATASETS := $(or $(DETECTRON2_DATASETS),datasets)
 QUICKSTART_DATA := $(DATASETS)/synthetic/Multi-sources/ms3_meta_data.csv
+CORES := $(shell getconf _NPROCESSORS_ONLN)
 QUICKSTART_VIDEO := $(DATASETS)/synthetic/video.mp4
 QUICKSTART := output/quickstart
 
@@ -40,8 +41,9 @@ quickstart: $(QUICKSTART)/sounding.mp4
 	@echo "figure: $(QUICKSTART)/figure.png"
 	@echo "video:  $(QUICKSTART)/sounding.mp4"
 
+# One process per core, each with one thread: most tests are too small for more.
 test: $(INSTALLED)
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(CORES) --maxprocesses 8 --dist loadfile
 
 test-slow: $(INSTALLED)
 	$(BIN)/python -m pytest -m slow
