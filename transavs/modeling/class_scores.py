@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 RELATIVE_TIE = 1e-5  # a rival that can exceed the winner by less than this share is not looked at
-HARD_CELLS = 1024  # that are worked on at once, which bounds memory
+HARD_CELLS = 512  # that are worked on at once, which bounds memory
 
 
 def class_scores(pred_logits: Tensor, pred_masks: Tensor) -> Tensor:
@@ -92,11 +92,14 @@ def best_votes(confidence: Tensor, masks: Tensor, factor: int) -> Tensor:
     votes = confidence[winner] * votes.sigmoid_()
     may_win = greatest.scatter(0, winner[None], 0) > least * (1 + RELATIVE_TIE)
     hard = may_win.any(0).nonzero()[:, 0]
-    for some in hard.split(HARD_CELLS) if len(hard) else ():
-        rivals = may_win[:, some].any(1).nonzero()[:, 0]
-        theirs = torch.stack([corner[rivals][:, some] for corner in flat], 1)  # (rivals, 4, cells)
-        best = (confidence[rivals, None, None] * (weights @ theirs).sigmoid_()).amax(0)
-        votes[:, some] = torch.maximum(votes[:, some], best)
+    if len(hard):
+        rivals = may_win.any(1).nonzero()[:, 0]
+        theirs = torch.stack([corner[rivals[:, None], hard] for corner in flat], 1)  # (rivals, 4, cells)
+        best = [
+            (weights @ some).sigmoid_().mul_(confidence[rivals, None, None]).amax(0)
+            for some in theirs.split(HARD_CELLS, 2)
+        ]
+        votes[:, hard] = torch.maximum(votes[:, hard], torch.cat(best, 1))
     pixels = votes.view(factor, factor, *cells).permute(2, 0, 3, 1).reshape(factor * cells[0], factor * cells[1])
     margin = factor // 2
     return pixels[margin:-margin, margin:-margin]
