@@ -1,5 +1,7 @@
 """The criterion: what the queries say together, which label each gets, and the odd cases."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -136,3 +138,29 @@ def test_threshold_schedule_is_eq_18():
     assert threshold_at(5000, **schedule) == pytest.approx(0.55 + 0.1 / 18)
     assert threshold_at(89999, **schedule) == pytest.approx(0.55 + 0.1 * 17 / 18)
     assert threshold_at(10**6, **schedule) == pytest.approx(0.65)
+
+
+def test_masks_of_queries_that_no_object_takes_cost_nothing_and_are_not_computed():
+    """The losses on single queries, and their gradients, are those of all queries looked at."""
+    generator = torch.Generator().manual_seed(5)
+    queries = 40
+    logits = torch.randn(F, queries, K, generator=generator)
+    masks = torch.zeros(F, 16, 16, dtype=torch.int64)
+    masks[0, 2:6, 2:6], masks[0, 9:14, 3:9], masks[1, :, 8:] = 1, 2, 1  # the third frame holds nothing
+    found = []
+    for limited in (True, False):
+        criterion = make_criterion("object")
+        pred_masks = torch.randn(F, queries, 8, 8, generator=generator.manual_seed(6)).requires_grad_()
+        rule = criterion.segmentation.query_target
+        if not limited:
+            criterion.segmentation.query_target = lambda scene, top: replace(rule(scene, top), most_chosen=None)  # noqa: B023
+        truth = criterion.ground_truth((masks > 0).long(), masks, (8, 8))
+        losses = criterion.segmentation(logits, pred_masks, truth)
+        (losses["loss_query_mask"] + losses["loss_query_dice"]).backward()
+        found.append((losses["loss_query_mask"], losses["loss_query_dice"], pred_masks.grad))
+    assert found[0][0] > 0
+    taken = (found[0][2].abs().amax((2, 3)) > 0).sum(1).tolist()
+    assert 2 <= taken[0] <= 4  # two queries for each object at most
+    assert taken[1:] == [2, 0]
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other)

@@ -119,6 +119,11 @@ class SegmentationLosses(nn.Module):
         if targets.regions is not None and targets.chosen is not None:
             chosen = targets.chosen.float()
             number = chosen.sum((1, 2)).clamp(min=1)
+            if targets.most_chosen is not None and targets.most_chosen < chosen.shape[1]:
+                # A fixed number of queries, those chosen among them: the others cost nothing, and time.
+                some = chosen.amax(2).topk(targets.most_chosen).indices
+                frames = torch.arange(len(some), device=some.device)[:, None]
+                pred_masks, chosen = pred_masks[frames, some], chosen[frames, some]
             costs = query_mask_costs(pred_masks, targets.regions, self.focal_gamma)
             for name, cost in zip(("loss_query_mask", "loss_query_dice"), costs, strict=True):
                 losses[name] = ((cost * chosen).sum((1, 2)) / number).mean()

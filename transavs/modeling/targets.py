@@ -45,6 +45,7 @@ class QueryTargets:
     labels: Tensor  # int64 (F, N)
     regions: Tensor | None = None  # (F, R, h, w)
     chosen: Tensor | None = None  # bool (F, N, R): the regions that a query's mask should cover
+    most_chosen: int | None = None  # queries of a frame that are chosen for any region, where the rule limits them
 
 
 def majority(scene: Scene, top: int) -> QueryTargets:
@@ -78,8 +79,10 @@ def object_wise(scene: Scene, top: int) -> QueryTargets:
     among_best = score >= score.topk(min(top, score.shape[1]), dim=1).values[:, -1:]
     favourite = torch.zeros_like(among_best).scatter(2, score.argmax(2, keepdim=True), True)
     chosen = among_best & favourite & present
+    chosen = chosen & (chosen.cumsum(1) <= top)  # more are among the best where scores tie
     own = (chosen * scene.object_classes[:, None]).amax(-1)
-    return QueryTargets(torch.where(own > 0, own, majority(scene, top).labels), scene.objects, chosen)
+    labels = torch.where(own > 0, own, majority(scene, top).labels)
+    return QueryTargets(labels, scene.objects, chosen, most_chosen=top * scene.objects.shape[1])
 
 
 def fixed(scene: Scene, top: int) -> QueryTargets:
