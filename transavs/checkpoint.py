@@ -1,6 +1,6 @@
 """Checkpoints that carry their config, and loading them so that a wrong one says so."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -94,7 +94,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
 
 
 def load_model(
-    path: str | Path, device: str | torch.device, config_file: str | Path | None = None, overrides: Sequence[str] = ()
+    path: str | Path, device: str | torch.device, config_file: str | Path | None = None
 ) -> tuple[nn.Module, CfgNode, list[str]]:
     """Build the model that a checkpoint is of and load it, for inference.
 
@@ -102,7 +102,6 @@ def load_model(
         path: of a checkpoint that the trainer has written, or of converted weights.
         device: to put the model on.
         config_file: in place of the config that the checkpoint carries; converted weights carry none.
-        overrides: KEY VALUE pairs.
 
     Returns:
         the model in evaluation mode, its config, and the names of its classes, the background first.
@@ -112,9 +111,9 @@ def load_model(
     """
     found = read_checkpoint(path)
     if config_file is not None:
-        cfg = load_config(config_file, overrides)
+        cfg = load_config(config_file)
     elif "config" in found:
-        cfg = parse_config(found["config"], path, overrides)
+        cfg = parse_config(found["config"], path)
     else:
         raise AVSInputError(f"the checkpoint {path} carries no config: name the one it was trained with")
     # Whatever else the network would be started from is in the checkpoint.
@@ -128,6 +127,6 @@ def load_model(
         raise AVSInputError(f"{path}: {one_line(error)}: import the module that registers it first") from error
     with checked_loading(model, str(path)):
         DetectionCheckpointer(model).load(str(path))
-    classes = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
-    unnamed = ["background"] + [f"class {number}" for number in range(1, classes)]
-    return model, cfg, [*found.get("class_names", []), *unnamed[len(found.get("class_names", [])) :]]
+    names = found.get("class_names", [])
+    unnamed = ["background"] + [f"class {number}" for number in range(1, cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES)]
+    return model, cfg, [*names, *unnamed[len(names) :]]

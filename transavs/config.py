@@ -22,30 +22,26 @@ def load_config(config_file: str | Path, overrides: Sequence[str] = ()) -> CN:
         cfg.merge_from_file(str(config_file))
     except Exception as error:  # yacs and PyYAML raise many kinds, all about what the file holds
         raise AVSInputError(f"{config_file}: {one_line(error)}: correct the file, see transavs/config.py") from error
-    return _overridden(cfg, overrides)
+    try:
+        cfg.merge_from_list(list(overrides))
+    except Exception as error:
+        raise AVSInputError(f"overrides {list(overrides)}: {one_line(error)}: give KEY VALUE pairs") from error
+    return cfg
 
 
-def parse_config(text: str, source: str | Path, overrides: Sequence[str] = ()) -> CN:
+def parse_config(text: str, source: str | Path) -> CN:
     """As :func:`load_config`, of the YAML text that ``source``, a checkpoint, carries."""
     cfg = _default_config()
     try:
         cfg.merge_from_other_cfg(CN.load_cfg(text))
     except Exception as error:
         raise AVSInputError(f"the config in {source}: {one_line(error)}: give a config file beside it") from error
-    return _overridden(cfg, overrides)
+    return cfg
 
 
 def _default_config() -> CN:
     cfg = get_cfg()
     add_transavs_config(cfg)
-    return cfg
-
-
-def _overridden(cfg: CN, overrides: Sequence[str]) -> CN:
-    try:
-        cfg.merge_from_list(list(overrides))
-    except Exception as error:
-        raise AVSInputError(f"overrides {list(overrides)}: {one_line(error)}: give KEY VALUE pairs") from error
     return cfg
 
 

@@ -1,6 +1,5 @@
 """Foreign weights -> ours: torchvision ResNets, timm models, torchvggish, AVSBench's TPAVI."""
 
-import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor
 
 from transavs.errors import AVSInputError, one_line
+from transavs.files import written_whole
 from transavs.modeling.backbone import TimmBackbone
 from transavs.modeling.vggish import VGGish
 
@@ -186,8 +186,7 @@ def convert_weights(kind: str, source: str | Path, target: str | Path, model: st
     conversion = KINDS[kind](source, model)
     if not conversion.state:
         raise AVSInputError(f"nothing in {source} is of kind {kind}: it holds {', '.join(conversion.unused[:5])} ...")
-    beside = Path(f"{target}.part")
-    beside.parent.mkdir(parents=True, exist_ok=True)
-    torch.save(conversion.state, beside)
-    os.replace(beside, target)
+    Path(target).parent.mkdir(parents=True, exist_ok=True)
+    with written_whole(target) as partial:
+        torch.save(conversion.state, partial)
     return conversion

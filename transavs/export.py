@@ -14,6 +14,7 @@ from transavs.clip_scorer import ClipFormat, ClipScorer, ModelScorer
 from transavs.data.audio import EXAMPLE_FRAMES, MEL_BANDS
 from transavs.errors import AVSInputError, one_line
 from transavs.exported_scorers import FORMAT_KEY, load_scorer, require
+from transavs.files import written_whole
 from transavs.modeling.base import AVSModel
 
 # Two numbers, neither of them 1, which a graph treats on its own: what holds for both holds for any number of clips.
@@ -54,15 +55,14 @@ def export_model(scorer: ModelScorer, path: str | Path) -> float:
         raise AVSInputError(f"{path}: the suffix says what to write: choose from {', '.join(WRITERS)}")
     if not path.parent.is_dir():
         raise AVSInputError(f"the folder {path.parent} does not exist: make it, or write elsewhere")
-    partial = path.with_name(f".{path.stem}.partial{path.suffix}")
     try:
-        WRITERS[path.suffix](trace(scorer), scorer.format, partial)
-        difference = largest_difference(scorer, load_scorer(partial, scorer.model.device))
-        if not difference <= TOLERANCE:
-            raise AVSInputError(
-                f"{path} is not written, its scores differ from the model's by {difference:.1g}: use the checkpoint"
-            )
-        partial.replace(path)
+        with written_whole(path) as partial:
+            WRITERS[path.suffix](trace(scorer), scorer.format, partial)
+            difference = largest_difference(scorer, load_scorer(partial, scorer.model.device))
+            if not difference <= TOLERANCE:
+                raise AVSInputError(
+                    f"{path} is not written, its scores differ from the model's by {difference:.1g}: use the checkpoint"
+                )
     except AVSInputError:
         raise
     except Exception as error:  # what cannot be traced or translated raises nearly anything
@@ -70,8 +70,6 @@ def export_model(scorer: ModelScorer, path: str | Path) -> float:
             f"the model cannot be exported to {path} ({one_line(error)}): make its score_clips free of Python that "
             "depends on what tensors hold"
         ) from error
-    finally:
-        partial.unlink(missing_ok=True)
     return difference
 
 

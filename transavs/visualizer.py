@@ -1,6 +1,5 @@
 """Figures of clips: what is heard, what is seen, the ground truth and the predictions; and what all figures share."""
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from transavs.errors import AVSInputError
+from transavs.files import written_whole
 
 # One colour per class id from 1 on, over again where there are more classes.
 CLASS_COLOURS = np.vstack([[255, 70, 40], colormap(rgb=True)[1:]])
@@ -74,16 +74,12 @@ def save_figure(figure: Figure, path: str | Path) -> None:
         AVSInputError: the suffix is none of FORMATS, or the file cannot be written.
     """
     path = check_figure_path(path)
-    beside = path.with_name(f"{path.name}.part")
     kind = path.suffix.removeprefix(".")
     lossy: dict[str, Any] = {"pil_kwargs": {"quality": QUALITY}} if kind in ("jpg", "webp") else {}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            figure.savefig(beside, format=kind, dpi=DPI, **lossy)
-            os.replace(beside, path)
-        finally:
-            beside.unlink(missing_ok=True)
+        with written_whole(path) as partial:
+            figure.savefig(partial, format=kind, dpi=DPI, **lossy)
     except OSError as error:
         raise AVSInputError(f"the figure {path} cannot be written ({error.strerror}): name another file") from error
 

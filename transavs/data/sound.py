@@ -1,6 +1,6 @@
 """What may be heard in place of a video's own sound."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from itertools import chain, groupby
 from pathlib import Path
@@ -26,6 +26,12 @@ class Sound(Protocol):
 
     def sound(self, sample_rate: int, layout: str | None = None) -> Iterator[np.ndarray]:
         """Blocks of float32 (channels, n) in [-1, 1], see :meth:`transavs.data.video.Video.sound`."""
+
+
+def like_frames(frames: Iterable[Any]) -> Iterator[Iterator[Any]]:
+    """Decoded frames of sound in runs of one form each: what is broadcast may change it on the way."""
+    for _, run in groupby(frames, lambda frame: (frame.format.name, frame.layout.name, frame.rate)):
+        yield run
 
 
 class Silence:
@@ -80,8 +86,7 @@ class SoundFile:
 
     def sound(self, sample_rate: int, layout: str | None = None) -> Iterator[np.ndarray]:
         left = round(self._seconds * sample_rate)
-        # Of one form at a time: what is broadcast may change it on the way.
-        for _, run in groupby(self._decoded(), lambda frame: (frame.format.name, frame.layout.name, frame.rate)):
+        for run in like_frames(self._decoded()):
             resampler = av.AudioResampler("fltp", layout or self._layout, sample_rate)
             for frame in chain(run, [None]):
                 for resampled in resampler.resample(frame):

@@ -10,13 +10,14 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import chain, groupby
+from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import av
 import numpy as np
 
+from transavs.data.sound import like_frames
 from transavs.errors import AVSInputError, one_line
 
 CUT_SHORT_SECONDS = 1.0  # a track that ends earlier than announced by more than this is worth a word
@@ -146,8 +147,7 @@ class Video:
             blocks of float32 (channels, n) in [-1, 1].
         """
         start, given = round(self._start * sample_rate), 0
-        # A broadcast may change the form of its sound on the way.
-        for _, run in groupby(self._decoded("audio"), lambda frame: (frame.format.name, frame.layout.name, frame.rate)):
+        for run in like_frames(self._decoded("audio")):
             first = next(run)
             resample = _resampler(first, sample_rate, layout or first.layout.name, start + given)
             for frame in chain([first], run, [None]):

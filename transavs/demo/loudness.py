@@ -26,6 +26,11 @@ def loudness_levels(heard: Sound) -> np.ndarray:
     return np.array(levels or [SILENCE_DB], dtype=np.float32)
 
 
+def is_silent(levels: np.ndarray) -> bool:
+    """Whether nothing can be heard in what :func:`loudness_levels` gives."""
+    return bool(levels.max() <= INAUDIBLE)
+
+
 def loudness_per_second(levels: np.ndarray) -> list[float]:
     """Loudness of each second, in dB of full scale, of what :func:`loudness_levels` gives."""
     power = 10 ** (levels.astype(float) / 10)

@@ -10,7 +10,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from transavs.data.video import Video
-from transavs.demo.loudness import INAUDIBLE, loudness_levels
+from transavs.demo.loudness import is_silent, loudness_levels
 from transavs.demo.outputs import CocoFile, MaskFiles, Output, OverlayVideo
 from transavs.errors import AVSInputError
 from transavs.predictor import AVSPredictor, ClipPrediction, FramePrediction
@@ -69,7 +69,7 @@ def segment_video(
     started = time.perf_counter()
     video = Video(path)
     levels = loudness_levels(video)
-    if levels.max() <= INAUDIBLE:
+    if is_silent(levels):
         logging.getLogger(__name__).warning("%s is silent: what is marked in it is a guess from the picture", path)
     with ExitStack() as stack:
         outputs: list[Output] = []

@@ -14,7 +14,7 @@ import torch
 from transavs.data.audio import SAMPLE_RATE
 from transavs.data.sound import Silence, Sound, SoundFile
 from transavs.data.video import Video
-from transavs.demo.loudness import INAUDIBLE, loudness_levels
+from transavs.demo.loudness import is_silent, loudness_levels
 from transavs.demo.outputs import CocoFile, Output, OverlayVideo
 from transavs.errors import AVSInputError
 from transavs.predictor import AVSPredictor, FramePrediction, SoundingObject
@@ -170,7 +170,7 @@ class Run:
     @property
     def is_silent(self) -> bool:
         """Whether there is nothing to be heard."""
-        return bool(self._levels.max() <= INAUDIBLE)
+        return is_silent(self._levels)
 
     def predict(self, predictor: AVSPredictor, rate: float, limits: Limits, progress: Progress) -> None:
         """Run the network once over the video.

@@ -103,8 +103,7 @@ def compare(configs: Mapping[str, CfgNode], clips: int, labeled: int, rounds: in
     found: dict[str, dict[str, Any]] = {
         name: {"parameters": subject.parameters, "flops": subject.flops()} for name, subject in subjects.items()
     }
-    for step in ("infer", "train"):
-        key = {"infer": "inference"}.get(step, step)
+    for key, step in (("inference", "infer"), ("train", "train")):
         times = interleaved_times({name: getattr(subject, step) for name, subject in subjects.items()}, rounds)
         reference = statistics.median(times[REFERENCE])
         for name, values in times.items():
