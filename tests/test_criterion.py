@@ -7,7 +7,8 @@ import torch
 
 from transavs.engine.hooks import threshold_at
 from transavs.modeling.class_scores import class_scores
-from transavs.modeling.criterion import AVSCriterion, SegmentationLosses, joint_log_scores
+from transavs.modeling.criterion import AVSCriterion, SegmentationLosses
+from transavs.modeling.joint_scores import joint_log_scores
 
 F, N, K, D = 3, 6, 2, 8
 

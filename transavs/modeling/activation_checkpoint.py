@@ -1,12 +1,19 @@
 """Less memory for more time in training: activations are computed again in the backward pass."""
 
+from collections.abc import Callable
 from fnmatch import fnmatch
 from functools import partial
+from typing import Any
 
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from transavs.errors import AVSInputError
+
+
+def light(function: Callable[..., Any], *args: Any) -> Any:
+    """``function(*args)``, of which the backward pass keeps the arguments alone and computes the rest again."""
+    return checkpoint(function, *args, use_reentrant=False)
 
 
 def checkpoint_modules(model: nn.Module, patterns: list[str]) -> None:
@@ -27,4 +34,4 @@ def checkpoint_modules(model: nn.Module, patterns: list[str]) -> None:
         if not modules:
             raise AVSInputError(f"MODEL.CHECKPOINT_MODULES: no module is called {pattern!r}: correct the pattern")
         for module in modules:
-            module.forward = partial(checkpoint, module.forward, use_reentrant=False)
+            module.forward = partial(light, module.forward)

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-RELATIVE_TIE = 1e-5  # a rival that can exceed the winner by less than this share is not looked at
-HARD_CELLS = 512  # that are worked on at once, which bounds memory
+RELATIVE_TIE = 1e-5  # a query that can exceed another by less than this share is not looked at
+PAIRS_AT_ONCE = 1 << 15  # queries in cells, which bounds memory
 
 
 def class_scores(pred_logits: Tensor, pred_masks: Tensor) -> Tensor:
@@ -39,9 +39,7 @@ def class_scores(pred_logits: Tensor, pred_masks: Tensor) -> Tensor:
 def enlarged_class_scores(pred_logits: Tensor, pred_masks: Tensor, factor: int) -> Tensor:
     """:func:`class_scores` of masks enlarged bilinearly by an even ``factor``, to a relative RELATIVE_TIE.
 
-    Between four neighbouring values of a mask its interpolation lies between the least and the greatest of them. So in
-    most such cells one query wins every pixel for sure, and only its mask is enlarged there; in the others all that
-    may win are.
+    Only queries that can win a pixel are enlarged, each only where it can: see :func:`best_votes`.
 
     Args:
         pred_logits: (F, N, K).
@@ -70,6 +68,9 @@ def normalised(scores: Tensor) -> Tensor:
 def best_votes(confidence: Tensor, masks: Tensor, factor: int) -> Tensor:
     """The greatest p_i m_i at each pixel of masks enlarged bilinearly.
 
+    The pixels between four neighbouring values of a mask form a cell. The query that is best in a cell's middle gives
+    its votes first; then those of the others that may exceed them follow, see :func:`may_exceed`.
+
     Args:
         confidence: p, (M,).
         masks: logits (M, h, w).
@@ -79,34 +80,51 @@ def best_votes(confidence: Tensor, masks: Tensor, factor: int) -> Tensor:
         (s h, s w).
     """
     padded = F.pad(masks[None], (1, 1, 1, 1), mode="replicate")[0]
-    corners = [padded[:, row : row - 1 or None, column : column - 1 or None] for row in (0, 1) for column in (0, 1)]
-    cells = corners[0].shape[1:]
+    height, width = (side - 1 for side in padded.shape[1:])
+    corners = torch.stack(
+        [padded[:, row : row + height, column : column + width].flatten(1) for row in (0, 1) for column in (0, 1)]
+    )  # (4, M, cells)
+    first = (confidence[:, None] * corners.mean(0).sigmoid_()).max(0).indices
+    its = corners.gather(1, first.expand(4, 1, -1))
     weights = corner_weights(factor).to(masks)
-    flat = [corner.flatten(1) for corner in corners]
-    low, high = (
-        reduce(reduce(flat[0], flat[1]), reduce(flat[2], flat[3])) for reduce in (torch.minimum, torch.maximum)
-    )
-    least, winner = (confidence[:, None] * low.sigmoid_()).max(0)
-    greatest = confidence[:, None] * high.sigmoid_()
-    votes = weights @ torch.stack([corner.gather(0, winner[None])[0] for corner in flat])
-    votes = confidence[winner] * votes.sigmoid_()
-    may_win = greatest.scatter(0, winner[None], 0) > least * (1 + RELATIVE_TIE)
-    hard = may_win.any(0).nonzero()[:, 0]
-    if len(hard):
-        rivals = may_win.any(1).nonzero()[:, 0]
-        theirs = torch.stack([corner[rivals[:, None], hard] for corner in flat], 1)  # (rivals, 4, cells)
-        best = [
-            (weights @ some).sigmoid_().mul_(confidence[rivals, None, None]).amax(0)
-            for some in theirs.split(HARD_CELLS, 2)
-        ]
-        votes[:, hard] = torch.maximum(votes[:, hard], torch.cat(best, 1))
-    pixels = votes.view(factor, factor, *cells).permute(2, 0, 3, 1).reshape(factor * cells[0], factor * cells[1])
+    votes = confidence[first][:, None] * (its[:, 0].T @ weights).sigmoid_()  # (cells, s * s)
+    rivals = may_exceed(corners, confidence, its, confidence[first])
+    pairs = rivals.scatter_(0, first[None], False).flatten().nonzero()[:, 0]
+    for some in pairs.split(PAIRS_AT_ONCE):
+        theirs = (corners.flatten(1)[:, some].T @ weights).sigmoid_()
+        theirs *= confidence[some // (height * width)][:, None]
+        votes.scatter_reduce_(0, (some % (height * width))[:, None].expand_as(theirs), theirs, "amax")
+    pixels = votes.view(height, width, factor, factor).permute(0, 2, 1, 3).reshape(factor * height, factor * width)
     margin = factor // 2
     return pixels[margin:-margin, margin:-margin]
 
 
+def may_exceed(corners: Tensor, confidence: Tensor, its: Tensor, its_confidence: Tensor) -> Tensor:
+    """Which queries' votes p sigmoid(l) may exceed those of one query of each cell at any of the cell's pixels.
+
+    The excess d = l - l' over that query's l' is bilinear too, so at most what it is at a corner. And sigmoid(l' + d) /
+    sigmoid(l') grows with d; with l' it falls where d > 0 and grows where d < 0, so it is greatest at an end of l'.
+
+    Args:
+        corners: logits at the corners of the cells, (4, M, cells).
+        confidence: p, (M,).
+        its: l' at the corners, (4, 1, cells).
+        its_confidence: p', (cells,).
+
+    Returns:
+        bool (M, cells).
+    """
+    excess = corners[0] - its[0]
+    for corner, reference in zip(corners[1:], its[1:], strict=True):
+        torch.maximum(excess, corner - reference, out=excess)
+    low, high, more = its.amin(0), its.amax(0), excess > 0
+    bar = torch.where(more, low.sigmoid(), high.sigmoid()) * (its_confidence * (1 + RELATIVE_TIE))
+    best = excess.add_(torch.where(more, low, high)).sigmoid_().mul_(confidence[:, None])
+    return ~(best < bar)  # 0 < 0 settles nothing
+
+
 def corner_weights(factor: int) -> Tensor:
-    """Weights of a cell's four corners, row by row, at its s x s pixels: (s * s, 4)."""
+    """Weights of a cell's four corners, row by row, at its s x s pixels: (4, s * s)."""
     along = (torch.arange(factor) + 0.5) / factor
     pairs = torch.stack([1 - along, along])  # (2, s)
-    return torch.einsum("ai,bj->ijab", pairs, pairs).reshape(factor * factor, 4)
+    return torch.einsum("ai,bj->abij", pairs, pairs).reshape(4, factor * factor)

@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from transavs.errors import AVSInputError
+from transavs.modeling.activation_checkpoint import light
+from transavs.modeling.joint_scores import joint_log_scores
 from transavs.modeling.losses import (
     audio_query_distance_loss,
     audio_query_mask_loss,
@@ -27,29 +29,6 @@ from transavs.modeling.losses import (
     share_of_frames,
 )
 from transavs.modeling.targets import QUERY_TARGETS, QueryTargets, Scene
-
-
-def joint_log_scores(pred_logits: Tensor, pred_masks: Tensor, sharpness: float) -> Tensor:
-    """log S_c(x, y), S_c = (sum_i (p_i(c) m_i(x, y)) ^ g) ^ (1 / g): a smooth maximum over the queries.
-
-    With g = ``sharpness`` growing, comparing S_c becomes the argmax of eq. (14); with g = 1 it is a plain sum.
-
-    Args:
-        pred_logits: (F, N, K).
-        pred_masks: logits (F, N, h, w).
-        sharpness: g.
-
-    Returns:
-        float (F, K, h, w).
-    """
-    log_classes = sharpness * pred_logits.float().log_softmax(-1)
-    log_masks = sharpness * F.logsigmoid(pred_masks.float())
-    # Largest terms at 1, so that powers of small numbers do not all end at 0.
-    class_peak = log_classes.detach().amax(1, keepdim=True)
-    mask_peak = log_masks.detach().amax(1, keepdim=True)
-    powers = torch.einsum("fnk,fnhw->fkhw", (log_classes - class_peak).exp(), (log_masks - mask_peak).exp())
-    log_powers = powers.clamp(min=torch.finfo(powers.dtype).tiny).log() + class_peak[:, 0, :, None, None] + mask_peak
-    return log_powers / sharpness
 
 
 @dataclass(frozen=True)
@@ -107,14 +86,13 @@ class SegmentationLosses(nn.Module):
             ``loss_query_mask`` and ``loss_query_dice``.
         """
         scores = joint_log_scores(pred_logits, pred_masks, self.sharpness)
-        scores = F.interpolate(scores, size=truth.masks.shape[-2:], mode="bilinear", align_corners=False)
-        log_shares = scores.log_softmax(1)
+        joint = light(self.joint_losses, scores, truth.masks, truth.one_hot)
         targets = self.query_targets(pred_logits, pred_masks, truth)
         query_log_p = pred_logits.float().log_softmax(-1).transpose(1, 2)
         losses = {
             "loss_ce": focal_loss(query_log_p, targets.labels, self.focal_alpha, self.focal_gamma).mean(),
-            "loss_mask": focal_loss(log_shares, truth.masks, self.focal_alpha, self.focal_gamma).mean(),
-            "loss_dice": dice_loss(log_shares.exp(), truth.one_hot).mean(),
+            "loss_mask": joint[0],
+            "loss_dice": joint[1],
         }
         if targets.regions is not None and targets.chosen is not None:
             chosen = targets.chosen.float()
@@ -124,10 +102,17 @@ class SegmentationLosses(nn.Module):
                 some = chosen.amax(2).topk(targets.most_chosen).indices
                 frames = torch.arange(len(some), device=some.device)[:, None]
                 pred_masks, chosen = pred_masks[frames, some], chosen[frames, some]
-            costs = query_mask_costs(pred_masks, targets.regions, self.focal_gamma)
+            costs = light(query_mask_costs, pred_masks, targets.regions, self.focal_gamma)
             for name, cost in zip(("loss_query_mask", "loss_query_dice"), costs, strict=True):
                 losses[name] = ((cost * chosen).sum((1, 2)) / number).mean()
         return losses
+
+    def joint_losses(self, scores: Tensor, masks: Tensor, one_hot: Tensor) -> tuple[Tensor, Tensor]:
+        """Focal and Dice loss of joint log scores (F, K, h, w) at full size; see :class:`GroundTruth`."""
+        scores = F.interpolate(scores, size=masks.shape[-2:], mode="bilinear", align_corners=False)
+        log_shares = scores.log_softmax(1)
+        focal = focal_loss(log_shares, masks, self.focal_alpha, self.focal_gamma)
+        return focal.mean(), dice_loss(log_shares.exp(), one_hot).mean()
 
     @torch.no_grad()
     def query_targets(self, pred_logits: Tensor, pred_masks: Tensor, truth: GroundTruth) -> QueryTargets:
@@ -253,5 +238,9 @@ class AVSCriterion(nn.Module):
         distance = audio_query_distance_loss(
             self.projection(outputs["audio_queries"]), confidence > self.delta_1, self.aqdl_distance, self.aqdl_floor
         )
-        overlap = audio_query_mask_loss(outputs["pred_masks"].sigmoid(), confidence > self.delta_2)
+        overlap = light(
+            lambda logits, selected: audio_query_mask_loss(logits.sigmoid(), selected),
+            outputs["pred_masks"],
+            confidence > self.delta_2,
+        )
         return {"loss_aqdl": distance.mean(), "loss_aqml": overlap.mean()}
