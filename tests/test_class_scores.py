@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from transavs.modeling.class_scores import class_scores, enlarged_class_scores
+from transavs.modeling.class_scores import class_scores, corner_weights, enlarged_class_scores, may_exceed
 
 
 def reference(pred_logits: torch.Tensor, pred_masks: torch.Tensor, factor: int) -> torch.Tensor:
@@ -34,3 +34,18 @@ def test_pixels_that_no_query_covers():
     masks = -46 + torch.randn(1, 30, 5, 5, generator=torch.Generator().manual_seed(2))
     logits = torch.randn(1, 30, 2, generator=torch.Generator().manual_seed(3))
     torch.testing.assert_close(enlarged_class_scores(logits, masks, 4), reference(logits, masks, 4), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("spread", [0.5, 5.0, 200.0])
+def test_no_query_that_exceeds_another_at_a_pixel_is_left_out(spread: float):
+    generator = torch.Generator().manual_seed(6)
+    common = spread * torch.randn(4, 1, 500, generator=generator)
+    corners = common + torch.randn(4, 20, 500, generator=generator)
+    corners[:, 0] = common[:, 0] + 1  # mostly the best, not always
+    confidence = 0.75 + 0.05 * torch.rand(20, generator=generator)
+    marked = may_exceed(corners, confidence, corners[:, :1], confidence[:1].expand(500))
+    votes = confidence[:, None, None] * torch.einsum("aqc,ap->qcp", corners, corner_weights(8)).sigmoid()
+    exceeds = (votes > votes[:1] * (1 + 2e-5)).any(-1)
+    assert exceeds.any()
+    assert not (exceeds & ~marked).any()
+    assert spread > 100 or marked.float().mean() < 0.9  # else nothing would be saved

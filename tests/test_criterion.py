@@ -52,6 +52,36 @@ def test_joint_scores_equal_the_power_mean_per_pixel():
             assert scores[f, c, y, x].item() == pytest.approx(expected, rel=1e-4)
 
 
+@pytest.mark.parametrize("sharpness", [1.0, 8.0])
+@pytest.mark.parametrize("spread", [1.0, 20.0])
+def test_gradients_of_joint_scores_equal_those_of_the_formula(sharpness: float, spread: float):
+    outputs = make_outputs(pred_masks=spread * torch.randn(F, N, 8, 8, generator=torch.Generator().manual_seed(4)))
+    towards = torch.randn(F, K, 8, 8, generator=torch.Generator().manual_seed(5))
+    joint_log_scores(outputs["pred_logits"], outputs["pred_masks"], sharpness).backward(towards)
+    logits, masks = (outputs[name].detach().double().requires_grad_() for name in ("pred_logits", "pred_masks"))
+    terms = logits.log_softmax(-1)[..., None, None] + torch.nn.functional.logsigmoid(masks)[:, :, None]
+    ((sharpness * terms).logsumexp(1) / sharpness).backward(towards.double())
+    for name, expected in (("pred_logits", logits.grad), ("pred_masks", masks.grad)):
+        torch.testing.assert_close(outputs[name].grad.double(), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_the_backward_pass_keeps_little_beside_the_masks():
+    outputs = make_outputs(
+        pred_logits=torch.randn(F, 40, K), pred_masks=torch.randn(F, 40, 32, 32), audio_queries=torch.randn(F, 40, D)
+    )
+    masks = torch.randint(K, (F, 32, 32))
+    kept: dict[int, int] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        losses = make_criterion("object")(outputs, masks, masks)
+    assert len(losses) == 7
+    assert sum(kept.values()) < 2 * outputs["pred_masks"].untyped_storage().nbytes()
+
+
 def test_sharp_joint_scores_decide_as_inference_does():
     outputs = make_outputs()
     p, m = outputs["pred_logits"].softmax(-1), outputs["pred_masks"].sigmoid()

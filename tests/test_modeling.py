@@ -317,10 +317,10 @@ PATTERNS = ["backbone.res?", "query_decoder.decoder.*", "criterion.segmentation"
 
 
 def test_checkpointed_activations_change_memory_and_nothing_else(tiny_cfg, ms3_records: list[dict]):
-    tiny_cfg.MODEL.RESNETS.NORM = "GN"
+    tiny_cfg.MODEL.RESNETS.NORM = "BN"
     tiny_cfg.MODEL.RESNETS.BASIC_CHANNELS = [32, 64, 96, 128]
     clips = load_clips(tiny_cfg, ms3_records, is_train=True)
-    losses, gradients, saved = [], [], []
+    losses, gradients, statistics, saved = [], [], [], []
     for patterns in ([], PATTERNS):
         torch.manual_seed(0)
         model = build_model(tiny_cfg).train()
@@ -338,9 +338,12 @@ def test_checkpointed_activations_change_memory_and_nothing_else(tiny_cfg, ms3_r
         sum(found.values()).backward()
         losses.append({name: value.item() for name, value in found.items()})
         gradients.append({name: p.grad for name, p in model.named_parameters()})
+        statistics.append({name: b.clone() for name, b in model.named_buffers() if "running" in name})
         saved.append(sum(kept.values()))
     assert losses[0] == pytest.approx(losses[1])
     torch.testing.assert_close(gradients[0], gradients[1])
+    torch.testing.assert_close(statistics[0], statistics[1])
+    assert any((value != 0).any() for name, value in statistics[0].items() if "mean" in name)
     assert saved[1] < 0.6 * saved[0]
 
 

@@ -14,6 +14,7 @@ from transavs.config import load_config
 from transavs.engine import AVSTrainer
 from transavs.engine.command_line import run_tool
 from transavs.engine.launch import launch
+from transavs.modeling.inference import optimize_for_inference
 
 
 def setup(args: Namespace) -> CfgNode:
@@ -29,6 +30,7 @@ def main(args: Namespace) -> None:
     if args.eval_only:
         model = AVSTrainer.build_model(cfg)
         load_weights(model, cfg.OUTPUT_DIR, cfg.MODEL.WEIGHTS, resume=args.resume)
+        optimize_for_inference(model)
         results = AVSTrainer.test(cfg, model, resumable=True)
         if comm.is_main_process():
             verify_results(cfg, results)

@@ -14,6 +14,7 @@ from torch import nn
 
 from transavs.config import load_config, parse_config
 from transavs.errors import AVSInputError, one_line
+from transavs.modeling.inference import optimize_for_inference
 
 
 class AVSCheckpointer(DetectionCheckpointer):
@@ -104,7 +105,7 @@ def load_model(
         config_file: in place of the config that the checkpoint carries; converted weights carry none.
 
     Returns:
-        the model in evaluation mode, its config, and the names of its classes, the background first.
+        the model as :func:`optimize_for_inference` makes it, its config, and the names of its classes, the background first.
 
     Raises:
         AVSInputError: the file is no checkpoint, carries no config and none is given, or holds another model.
@@ -122,11 +123,12 @@ def load_model(
         ["MODEL.TIMM.PRETRAINED", False, "MODEL.TIMM.WEIGHTS", "", "MODEL.AUDIO_BACKBONE.FREEZE", False]
     )
     try:
-        model = build_model(cfg).eval()
+        model = build_model(cfg)
     except KeyError as error:  # detectron2's registries
         raise AVSInputError(f"{path}: {one_line(error)}: import the module that registers it first") from error
     with checked_loading(model, str(path)):
         DetectionCheckpointer(model).load(str(path))
+    optimize_for_inference(model)
     names = found.get("class_names", [])
     unnamed = ["background"] + [f"class {number}" for number in range(1, cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES)]
     return model, cfg, [*names, *unnamed[len(names) :]]

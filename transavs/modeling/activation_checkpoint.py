@@ -1,6 +1,7 @@
 """Less memory for more time in training: activations are computed again in the backward pass."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from fnmatch import fnmatch
 from functools import partial
 from typing import Any
@@ -19,8 +20,7 @@ def light(function: Callable[..., Any], *args: Any) -> Any:
 def checkpoint_modules(model: nn.Module, patterns: list[str]) -> None:
     """Keep only the inputs of some modules during the forward pass and run them again in the backward pass.
 
-    Losses and gradients stay the same. A batch norm inside sees each batch twice, so its running statistics follow the
-    batches faster.
+    Losses, gradients and the running statistics of batch norms stay the same.
 
     Args:
         model: changed in place; the names of its parameters are not.
@@ -34,4 +34,23 @@ def checkpoint_modules(model: nn.Module, patterns: list[str]) -> None:
         if not modules:
             raise AVSInputError(f"MODEL.CHECKPOINT_MODULES: no module is called {pattern!r}: correct the pattern")
         for module in modules:
-            module.forward = partial(light, module.forward)
+            module.forward = partial(
+                checkpoint, module.forward, use_reentrant=False, context_fn=partial(_contexts, module)
+            )
+
+
+def _contexts(module: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+    return nullcontext(), _kept_statistics(module)
+
+
+@contextmanager
+def _kept_statistics(module: nn.Module) -> Iterator[None]:
+    """Within it, batch norms do not take what they see into their running statistics: they have seen it before."""
+    momenta = {norm: norm.momentum for norm in module.modules() if isinstance(norm, nn.BatchNorm2d)}
+    for norm in momenta:
+        norm.momentum = 0.0
+    try:
+        yield
+    finally:
+        for norm, momentum in momenta.items():
+            norm.momentum = momentum
