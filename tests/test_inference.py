@@ -5,6 +5,7 @@ import torch
 from detectron2.modeling import build_model
 from torch import nn
 
+from transavs.errors import AVSInputError
 from transavs.modeling.inference import optimize_for_inference
 
 BATCH_NORMS = ("BN", "FrozenBN", "naiveSyncBN_N")
@@ -31,3 +32,33 @@ def test_folded_batch_norms_change_no_output(tiny_cfg, norm: str):
     folded = [module for module in model.backbone.modules() if isinstance(module, nn.BatchNorm2d)]
     assert not folded
     assert not any(parameter.requires_grad for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("frames_at_once", [1, 3, 100])
+@pytest.mark.parametrize("architecture", ["TransAVS", "TPAVI"])
+def test_frames_in_chunks_give_the_scores_of_all_at_once(tiny_cfg, architecture: str, frames_at_once: int):
+    tiny_cfg.MODEL.META_ARCHITECTURE = architecture
+    tiny_cfg.MODEL.TPAVI.HEAD_CHANNELS = [8, 8]
+    torch.manual_seed(0)
+    model = build_model(tiny_cfg).eval()
+    size = tiny_cfg.INPUT.IMAGE_SIZE
+    images, log_mel = 255 * torch.rand(2, 5, 3, size, size), torch.rand(2, 5, 1, 96, 64)
+    largest = 0
+
+    def see(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        nonlocal largest
+        largest = max(largest, len(inputs[0]))
+
+    model.backbone.register_forward_pre_hook(see)
+    with torch.no_grad():
+        expected = model.score_clips(images, log_mel)
+        assert largest == 10
+        model.frames_at_once, largest = frames_at_once, 0
+        torch.testing.assert_close(model.score_clips(images, log_mel), expected, rtol=0, atol=1e-5)
+    assert largest == min(frames_at_once, 10)
+
+
+def test_no_frames_at_once(tiny_cfg):
+    tiny_cfg.TEST.FRAMES_AT_ONCE = 0
+    with pytest.raises(AVSInputError, match=r"TEST\.FRAMES_AT_ONCE is 0"):
+        build_model(tiny_cfg)

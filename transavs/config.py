@@ -71,6 +71,8 @@ def _add_data_config(cfg: CN) -> None:
     cfg.TEST.AUDIO_CONDITIONS = ["true"]
     # Side in pixels of the square masks that are scored, 0 = each clip's own size.
     cfg.TEST.SCORE_SIZE = 0
+    # Frames that pass through the network together in inference, which bounds its memory.
+    cfg.TEST.FRAMES_AT_ONCE = 10
     # Predictions to keep in OUTPUT_DIR/inference, see transavs/evaluation/prediction_writer.py: "rle" (JSON), "png"
     # (masks or class ids), "scores" (grey levels).
     cfg.TEST.SAVE_PREDICTIONS = []
@@ -93,7 +95,7 @@ def _add_backbone_config(cfg: CN) -> None:
     cfg.MODEL.TIMM.FROZEN_STAGES = 0
 
     # Names of modules whose activations are computed again in the backward pass, "*" for any characters, such as
-    # ["backbone.res?.*", "query_decoder.decoder.*", "criterion.segmentation"]: less memory, more time.
+    # ["backbone.res?.*", "query_decoder.decoder.*"]: less memory, more time.
     cfg.MODEL.CHECKPOINT_MODULES = []
 
     cfg.MODEL.AUDIO_BACKBONE = CN()

@@ -20,15 +20,25 @@ class AVSModel(nn.Module):
     pixel_std: Tensor
 
     def __init__(
-        self, *, backbone: nn.Module, audio_backbone: nn.Module, pixel_mean: list[float], pixel_std: list[float]
+        self,
+        *,
+        backbone: nn.Module,
+        audio_backbone: nn.Module,
+        pixel_mean: list[float],
+        pixel_std: list[float],
+        frames_at_once: int,
     ):
         """
         Args:
             backbone: detectron2 backbone, (F, 3, S, S) -> features by name.
             audio_backbone: (M, 1, 96, 64) -> (M, C).
             pixel_mean, pixel_std: per channel, on the scale 0 ... 255.
+            frames_at_once: that pass through the network together in inference, which bounds its memory.
         """
         super().__init__()
+        if frames_at_once < 1:
+            raise AVSInputError(f"TEST.FRAMES_AT_ONCE is {frames_at_once}: set it to 1 or more")
+        self.frames_at_once = frames_at_once
         self.backbone = backbone
         self.audio_backbone = audio_backbone
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), persistent=False)
@@ -110,6 +120,12 @@ class AVSModel(nn.Module):
         """Where the labelled frames stand, int64 (F,), when the first frame of each clip stands at ``starts``."""
         placed = [start + clip["labeled_frames"] for start, clip in zip(starts, batched_inputs, strict=True)]
         return torch.cat(placed).to(self.device)
+
+    def chunks(self, frames: int) -> list[slice]:
+        """What parts of so many frames to work on one after the other: all at once in training and in a graph."""
+        if self.training or torch.compiler.is_compiling():
+            return [slice(None)]
+        return [slice(start, start + self.frames_at_once) for start in range(0, frames, self.frames_at_once)]
 
     @staticmethod
     def resize(maps: Tensor, size: Sequence[int]) -> Tensor:

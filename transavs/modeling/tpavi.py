@@ -96,6 +96,7 @@ class TPAVI(AVSModel):
             "avm_weight": settings.AVM_WEIGHT,
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,
+            "frames_at_once": cfg.TEST.FRAMES_AT_ONCE,
         }
 
     def losses(self, batched_inputs: list[dict[str, Any]]) -> dict[str, Tensor]:
@@ -137,8 +138,9 @@ class TPAVI(AVSModel):
         self, frames: Tensor, audio: Tensor, windows: Tensor, count: int
     ) -> tuple[Tensor, list[Tensor], dict[int, Tensor]]:
         """:meth:`predict` on frames whose windows, int64 (F,) below ``count``, are known."""
-        features = self.visual_features(frames)
-        levels = [layer(features[name]) for layer, name in zip(self.dilated, self.in_features, strict=True)]
+        chunks = self.chunks(frames.shape[0])
+        parts = [self.frame_levels(frames[some]) for some in chunks]
+        levels = [torch.cat(level) if len(level) > 1 else level[0] for level in zip(*parts, strict=True)]
         sounds: dict[int, Tensor] = {}
         for name, block in self.blocks.items():
             level, results = int(name), []
@@ -148,7 +150,13 @@ class TPAVI(AVSModel):
                 result, sounds[level] = block(levels[level], windows, count, audio)
                 results.append(result)
             levels[level] = sum(results[1:], results[0]) / len(results)
-        return self.decoder(levels), levels, sounds
+        logits = [self.decoder([level[some] for level in levels]) for some in chunks]
+        return torch.cat(logits) if len(logits) > 1 else logits[0], levels, sounds
+
+    def frame_levels(self, frames: Tensor) -> list[Tensor]:
+        """Normalised frames (F, 3, S, S) -> what the blocks take, (F, C, h_i, w_i), fine to coarse."""
+        features = self.visual_features(frames)
+        return [layer(features[name]) for layer, name in zip(self.dilated, self.in_features, strict=True)]
 
     def window_indices(self, lengths: Sequence[int]) -> tuple[Tensor, int]:
         """The window of each frame, int64 (F,), and their number; no window holds frames of two clips."""

@@ -53,6 +53,7 @@ class TransAVS(AVSModel):
             "criterion": AVSCriterion(cfg),
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,
+            "frames_at_once": cfg.TEST.FRAMES_AT_ONCE,
         }
 
     def losses(self, batched_inputs: list[dict[str, Any]]) -> dict[str, Tensor]:
@@ -95,10 +96,13 @@ class TransAVS(AVSModel):
         Returns:
             scores in [0, 1], (B, T, K, S, S), summing to 1 over K.
         """
-        outputs = self.predict(images.flatten(0, 1), audio_embedding)
-        return self.full_scores(outputs["pred_logits"], outputs["pred_masks"], images.shape[-2:]).unflatten(
-            0, images.shape[:2]
-        )
+        frames = images.flatten(0, 1)
+        numbers = torch.arange(frames.shape[0], device=self.device)
+        scores = []
+        for some in self.chunks(frames.shape[0]):
+            outputs = self.predict(frames[some], audio_embedding, numbers[some])
+            scores.append(self.full_scores(outputs["pred_logits"], outputs["pred_masks"], images.shape[-2:]))
+        return torch.cat(scores).unflatten(0, images.shape[:2])
 
     def full_scores(self, pred_logits: Tensor, pred_masks: Tensor, size: Sequence[int]) -> Tensor:
         """(F, N, K) and mask logits (F, N, h, w) -> scores (F, K, *size)."""
