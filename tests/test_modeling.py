@@ -309,6 +309,7 @@ def test_every_config_builds(path: Path):
     cfg = load_config(path, ["MODEL.DEVICE", "meta", "MODEL.TIMM.PRETRAINED", "False"])
     with torch.device("meta"):
         model = build_model(cfg)
+    checkpoint_modules(model, cfg.MODEL.CHECKPOINT_MODULES)
     assert type(model).__name__ == cfg.MODEL.META_ARCHITECTURE
     assert cfg.OUTPUT_DIR.startswith("output/")
 

@@ -15,7 +15,7 @@ from tabulate import tabulate
 from transavs.config import load_config
 from transavs.engine.benchmark import DIGITS, HEADER, compare, parts_table, surroundings, table
 from transavs.engine.command_line import run_tool
-from transavs.engine.launch import flush_subnormal_numbers
+from transavs.engine.launch import tune_process
 from transavs.errors import AVSInputError
 
 
@@ -30,7 +30,7 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("overrides", nargs="*", metavar="KEY VALUE", help="for every config; put -- before them")
     args = parser.parse_args()
-    flush_subnormal_numbers()
+    tune_process()
     # Weights cost nothing, and there is no network to fetch them from everywhere.
     bare = ["MODEL.WEIGHTS", "", "MODEL.DEVICE", args.device, *args.overrides]
     configs = {str(path): load_config(path, bare) for path in (args.config_file, *args.compare)}

@@ -105,7 +105,8 @@ def load_model(
         config_file: in place of the config that the checkpoint carries; converted weights carry none.
 
     Returns:
-        the model as :func:`optimize_for_inference` makes it, its config, and the names of its classes, the background first.
+        the model as :func:`optimize_for_inference` makes it, its config, and the names of its classes, the background
+        first.
 
     Raises:
         AVSInputError: the file is no checkpoint, carries no config and none is given, or holds another model.

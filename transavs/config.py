@@ -124,9 +124,9 @@ def _add_query_config(cfg: CN) -> None:
     # N audio queries of d = HIDDEN_DIM channels.
     cfg.MODEL.TRANSAVS.NUM_OBJECT_QUERIES = 300
     cfg.MODEL.TRANSAVS.HIDDEN_DIM = 256
-    # N_1 layers of self-attention over the queries, N_2 of cross-attention to the image.
-    cfg.MODEL.TRANSAVS.ENC_LAYERS = 3
-    cfg.MODEL.TRANSAVS.DEC_LAYERS = 9
+    # N_1 layers of self-attention over the queries, N_2 of cross-attention to the image: the levels twice in turn.
+    cfg.MODEL.TRANSAVS.ENC_LAYERS = 1
+    cfg.MODEL.TRANSAVS.DEC_LAYERS = 6
     cfg.MODEL.TRANSAVS.NHEADS = 8
     cfg.MODEL.TRANSAVS.DIM_FEEDFORWARD = 1024
     cfg.MODEL.TRANSAVS.DROPOUT = 0.0

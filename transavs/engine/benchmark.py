@@ -16,7 +16,7 @@ from transavs.data.audio import load_log_mel
 from transavs.data.avsbench import load_avsbench
 from transavs.data.dataset_mapper import AVSDatasetMapper
 from transavs.data.synthetic import write_synthetic
-from transavs.engine.launch import flush_subnormal_numbers
+from transavs.engine.launch import tune_process
 from transavs.engine.subjects import PlainResNet50, Subject, generated_clips, synchronize
 from transavs.evaluation.avs_evaluator import AVSEvaluator
 
@@ -68,7 +68,7 @@ def build_subject(cfg: CfgNode | None, like: CfgNode, clips: int, labeled: int) 
 
 def train_peak(cfg: CfgNode | None, like: CfgNode, clips: int, labeled: int) -> int:
     """Most bytes that a process, or its GPU, holds during two training iterations; see :func:`build_subject`."""
-    flush_subnormal_numbers()
+    tune_process()
     subject = build_subject(cfg, like, clips, labeled)
     for _ in range(2):  # the first one makes the optimizer's state
         subject.train()

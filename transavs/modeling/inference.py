@@ -1,5 +1,7 @@
 """A trained model made quick for inference alone, with the same outputs."""
 
+from typing import Any
+
 import torch
 from detectron2.layers import Conv2d, FrozenBatchNorm2d
 from torch import nn
@@ -21,7 +23,7 @@ def optimize_for_inference(model: nn.Module) -> nn.Module:
     """
     for module in model.modules():
         if isinstance(module, Conv2d) and isinstance(module.norm, BATCH_NORMS):
-            norm = module.norm
+            norm: Any = module.norm
             module.weight, module.bias = fuse_conv_bn_weights(
                 module.weight, module.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
             )
