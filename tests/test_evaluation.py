@@ -10,7 +10,7 @@ from PIL import Image
 
 from transavs.data import AVSDatasetMapper
 from transavs.evaluation import AVSEvaluator, clip_fscore, clip_jaccard
-from transavs.evaluation.avs_evaluator import foreground_scores
+from transavs.evaluation.avs_evaluator import best_classes, foreground_scores
 from transavs.evaluation.clip_figure import ClipFigure
 from transavs.evaluation.results import breakdown_table, results_table, write_results
 
@@ -132,6 +132,8 @@ def test_two_ranks_give_one_ranks_result(tmp_path: Path, shares: list[list[int]]
 def test_foreground_is_where_the_best_class_is_not_background():
     sem_seg = torch.rand(2, 5, 3, 3).softmax(1)
     assert torch.equal(foreground_scores(sem_seg) > 0.5, sem_seg.argmax(1) > 0)
+    coarse = (4 * sem_seg).round()  # equals are many
+    assert torch.equal(best_classes(coarse), coarse.argmax(1))
     binary = torch.rand(2, 2, 3, 3).softmax(1)
     torch.testing.assert_close(foreground_scores(binary), binary[:, 1])
     assert torch.equal(foreground_scores(torch.zeros(1, 3, 2, 2)), torch.zeros(1, 2, 2))

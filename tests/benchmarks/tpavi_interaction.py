@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from published_tpavi import CHANNELS, PublishedTPAVI, direct_interaction
 
 from transavs.config import load_config
-from transavs.engine.benchmark import added_peak_memory, interleaved_times
+from transavs.engine.measuring import added_peak_memory, interleaved_times
 
 CONFIG = Path(__file__).parents[2] / "configs/tpavi/s4_r50.yaml"
 FRAMES, STRIDES, SMALLEST = 5, (4, 8, 16, 32), 32

@@ -1,9 +1,7 @@
 """What is benchmarked: a config's model, and plain ResNet-50, which its costs are told in multiples of."""
 
-import time
-from collections import defaultdict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,9 +19,28 @@ from transavs.data.images import connected_objects
 from transavs.data.synthetic import TIMBRES
 from transavs.data.synthetic_scenes import LOOKS, render_clip
 from transavs.data.synthetic_sounds import mix
+from transavs.engine.measuring import Step, seconds, timed_parts
 from transavs.engine.solver import build_optimizer
+from transavs.modeling.activation_checkpoint import checkpoint_modules
+from transavs.modeling.inference import optimize_for_inference
 
-PARTS = ("forward", "forward_features")  # methods by which the parts of a model are called
+
+@dataclass(frozen=True)
+class Workload:
+    """What models are given to do, and how they do it.
+
+    Attributes:
+        clips: in a batch.
+        labeled: frames per clip with ground truth in training.
+        amp: under autocast: on GPUs in float16 with a scaled loss, as detectron2's AMPTrainer does it, on CPUs in
+            bfloat16.
+        compiler: backend of torch.compile, "" for none.
+    """
+
+    clips: int = 1
+    labeled: int = 1
+    amp: bool = False
+    compiler: str = ""
 
 
 def generated_clips(cfg: CfgNode, number: int, labeled: int) -> list[dict[str, Any]]:
@@ -54,115 +71,101 @@ def generated_clips(cfg: CfgNode, number: int, labeled: int) -> list[dict[str, A
 class Subject:
     """A model with the two steps that are measured, each on the same clips."""
 
-    def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, clips: list[dict[str, Any]]):
+    def __init__(
+        self, model: nn.Module, optimizer: torch.optim.Optimizer, clips: list[dict[str, Any]], workload: Workload
+    ):
         self.model, self.optimizer, self.clips = model, optimizer, clips
+        self.device = next(model.parameters()).device
+        self.run: Callable[..., Any] = model
+        self.autocast = torch.autocast(self.device.type, enabled=workload.amp)
+        # bfloat16 has float32's range and needs no scaling; switched off, it hands everything on as it is.
+        scaled = workload.amp and torch.get_autocast_dtype(self.device.type) == torch.float16
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=scaled)
 
     @classmethod
-    def from_config(cls, cfg: CfgNode, clips: int, labeled: int) -> "Subject":
-        """
-        Args:
-            cfg: of the model.
-            clips: in a batch.
-            labeled: frames per clip with ground truth in training.
-        """
+    def from_config(cls, cfg: CfgNode, workload: Workload) -> "Subject":
+        """The model of ``cfg`` with random weights."""
         model = build_model(cfg)
-        return cls(model, build_optimizer(cfg, model), generated_clips(cfg, clips, labeled))
+        checkpoint_modules(model, cfg.MODEL.CHECKPOINT_MODULES)
+        return cls(model, build_optimizer(cfg, model), generated_clips(cfg, workload.clips, workload.labeled), workload)
+
+    def deploy(self) -> None:
+        """From now on the model is as the tools use it for inference, and not to be trained."""
+        self.model = self.run = optimize_for_inference(self.model)
+
+    def compile(self, backend: str) -> None:
+        """From now on both steps run what a backend of torch.compile makes of the model."""
+        self.run = torch.compile(self.model, backend=backend)
 
     @property
     def parameters(self) -> int:
         return sum(parameter.numel() for parameter in self.model.parameters())
 
     def predict(self) -> object:
-        return self.model(self.clips)
+        return self.run(self.clips)
 
     @torch.inference_mode()
     def infer(self) -> None:
         self.model.eval()
-        self.predict()
+        with self.autocast:
+            self.predict()
 
     def train(self) -> None:
         """One iteration."""
         self.optimizer.zero_grad()
-        self.loss().backward()
-        self.optimizer.step()
+        self.scaler.scale(self.loss()).backward()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
 
     def loss(self) -> Tensor:
         """The sum of the weighted losses, in training mode."""
         self.model.train()
-        with EventStorage():
-            return torch.stack(list(self.model(self.clips).values())).sum()
+        with EventStorage(), self.autocast:
+            return torch.stack(list(self.run(self.clips).values())).sum()
 
     def flops(self) -> int:
-        """Floating point operations of :meth:`infer`, a multiplication and an addition counted as two."""
+        """Floating point operations of :meth:`infer`, a multiplication and an addition counted as two.
+
+        To be called before :meth:`compile`, since compiled code is not seen into; :meth:`parts` likewise.
+        """
         self.model.eval()
         with torch.no_grad(), FlopCounterMode(display=False) as counter:  # it cannot follow inference mode
             self.predict()
         return counter.get_total_flops()
 
-    def parts(self, step: Callable[[], object]) -> dict[str, float]:
-        """Seconds that each part of the model takes in the forward pass of a step, and "rest", all that is in none."""
-        with timed_parts(self.model) as taken:
-            start = time.perf_counter()
-            step()
-            synchronize()
-            whole = time.perf_counter() - start
-        return dict(taken) | {"rest": whole - sum(taken.values())}
+    def parts(self, step: Step, rounds: int = 1) -> dict[str, float]:
+        """Seconds of each part of the model in the forward pass of a step, and "rest", all that is in none.
+
+        Means of some rounds, after one that warms up.
+        """
+        step()
+        with timed_parts(self.model, self.device) as taken:
+            whole = sum(seconds(step, self.device) for _ in range(rounds))
+        parts = dict(taken) | {"rest": whole - sum(taken.values())}
+        return {name: value / rounds for name, value in parts.items()}
 
 
 class PlainResNet50(Subject):
     """torchvision's ResNet-50 on the frames of the same clips, with its 1000 classes."""
 
     @classmethod
-    def on(cls, clips: list[dict[str, Any]], device: str) -> "PlainResNet50":
-        model = torchvision.models.resnet50().to(device)
-        return cls(model, torch.optim.AdamW(model.parameters()), clips)
+    def from_config(cls, cfg: CfgNode, workload: Workload) -> "PlainResNet50":
+        """On the frames of the clips that the model of ``cfg`` gets."""
+        model = torchvision.models.resnet50().to(cfg.MODEL.DEVICE)
+        clips = generated_clips(cfg, workload.clips, workload.labeled)
+        return cls(model, torch.optim.AdamW(model.parameters()), clips, workload)
+
+    def deploy(self) -> None:
+        """It stays as torchvision has it."""
 
     def frames(self) -> Tensor:
-        device = next(self.model.parameters()).device
-        return torch.cat([clip["images"] for clip in self.clips]).to(device).float() / 255
+        return torch.cat([clip["images"] for clip in self.clips]).to(self.device).float() / 255
 
     def predict(self) -> object:
-        return self.model(self.frames())
+        return self.run(self.frames())
 
     def loss(self) -> Tensor:
         self.model.train()
         frames = self.frames()
-        return F.cross_entropy(self.model(frames), torch.arange(len(frames), device=frames.device))
-
-
-@contextmanager
-def timed_parts(model: nn.Module) -> Iterator[dict[str, float]]:
-    """Within it, the seconds spent in each child of ``model`` add up in the dict; a list of modules is one part."""
-    taken: dict[str, float] = defaultdict(float)
-    wrapped: list[tuple[nn.Module, str]] = []
-
-    def wrap(module: nn.Module, method: str, part: str) -> None:
-        original = getattr(module, method)
-
-        def timed(*args: Any, **kwargs: Any) -> Any:
-            synchronize()
-            start = time.perf_counter()
-            result = original(*args, **kwargs)
-            synchronize()
-            taken[part] += time.perf_counter() - start
-            return result
-
-        setattr(module, method, timed)
-        wrapped.append((module, method))
-
-    for part, child in model.named_children():
-        for module in child.children() if isinstance(child, nn.ModuleList | nn.ModuleDict) else (child,):
-            for method in PARTS:
-                if hasattr(module, method):
-                    wrap(module, method, part)
-    try:
-        yield taken
-    finally:
-        for module, method in wrapped:
-            delattr(module, method)  # the class's own is seen again
-
-
-def synchronize() -> None:
-    """Wait for the GPU, where there is one."""
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
+        with self.autocast:
+            return F.cross_entropy(self.run(frames), torch.arange(len(frames), device=self.device))

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from transavs.data.images import encode_mask
 from transavs.errors import AVSInputError
-from transavs.evaluation.avs_evaluator import foreground_scores
+from transavs.evaluation.avs_evaluator import best_classes, foreground_scores
 from transavs.evaluation.journal import Journal
 
 RLE_NAME = "predictions.json"
@@ -57,7 +57,7 @@ class PredictionWriter(DatasetEvaluator):
         """Takes what :class:`AVSEvaluator` takes, with ``mask_file_names`` and ``mask_root``."""
         for clip, output in zip(inputs, outputs, strict=True):
             sem_seg = output["sem_seg"][clip["labeled_frames"].to(output["sem_seg"].device)]
-            ids = sem_seg.argmax(1).byte().cpu().numpy()
+            ids = best_classes(sem_seg).byte().cpu().numpy()
             names = [os.path.relpath(path, clip["mask_root"]) for path in clip["mask_file_names"]]
             if "rle" in self.formats:
                 self._codes[clip["video_id"]] = self._encode(clip, names, ids)

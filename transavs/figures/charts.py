@@ -100,6 +100,29 @@ def draw_curves(panels: Mapping[str, Mapping[str, Curve]], path: str | Path) -> 
     save_figure(figure, path)
 
 
+def draw_growth(panels: Mapping[str, Mapping[str, Curve]], label: str, path: str | Path) -> None:
+    """Write a figure with a panel per cost, two in a row, and in it a line per model, from 0 on.
+
+    Args:
+        panels: cost by value, by title and model, the same models in each.
+        label: what the value is.
+        path: see :func:`transavs.visualizer.save_figure`.
+    """
+    rows = -(-len(panels) // 2)
+    figure = new_figure(9.2, 0.6 + 2.8 * rows)
+    axes = figure.subplots(rows, 2, squeeze=False, sharex=True)
+    for axis, (title, models) in zip(axes.flat, panels.items(), strict=True):
+        for number, (model, curve) in enumerate(models.items()):
+            axis.plot(list(curve), list(curve.values()), "o-", color=f"C{number}", markersize=4, label=model)
+            axis.set_xticks(list(curve))
+        axis.set(title=title, xlabel=label, ylim=(0, None))
+        axis.tick_params(labelbottom=True)
+        axis.grid(alpha=0.3)
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=PANELS_PER_ROW, frameon=False)
+    save_figure(figure, path)
+
+
 def smoothed(values: np.ndarray) -> np.ndarray:
     """Mean of (n,) values over a window with each value in its middle, narrower towards the ends: it does not lag."""
     places = np.arange(len(values))
