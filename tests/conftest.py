@@ -1,5 +1,6 @@
 """Small data on disk and small models that the tests share."""
 
+import logging
 import os
 import runpy
 import subprocess
@@ -60,6 +61,13 @@ def tiny_cfg():
     """The quickstart's config, shrunk; a fresh copy per test."""
     torch.manual_seed(0)
     return load_config(REPOSITORY / "configs/quickstart.yaml", TINY_MODEL)
+
+
+@pytest.fixture
+def logged(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> pytest.LogCaptureFixture:
+    """What transavs logs, also after a tool that ran in this process has set up its logger."""
+    monkeypatch.setattr(logging.getLogger("transavs"), "propagate", True)
+    return caplog
 
 
 @pytest.fixture(scope="session")

@@ -151,9 +151,9 @@ def test_a_part_within_another_counts_for_the_inner_one_alone():
     assert taken["query decoder"] == pytest.approx(0.05, abs=0.04)
 
 
-@pytest.mark.parametrize("kind", [Subject, PlainResNet50])
-def test_mixed_precision_works_in_bfloat16_and_learns_in_float32(kind: type[Subject]):
-    subject = kind.from_config(load_config(QUICKSTART, [*TINY_MODEL, *TPAVI]), Workload(amp=True))
+@pytest.mark.parametrize(("kind", "overrides"), [(Subject, []), (Subject, TPAVI), (PlainResNet50, [])])
+def test_mixed_precision_works_in_bfloat16_and_learns_in_float32(kind: type[Subject], overrides: list[str]):
+    subject = kind.from_config(load_config(QUICKSTART, [*TINY_MODEL, *overrides]), Workload(amp=True))
     convolution = next(module for module in subject.model.modules() if isinstance(module, torch.nn.Conv2d))
     seen = []
     convolution.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))

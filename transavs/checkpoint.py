@@ -123,6 +123,8 @@ def load_model(
     cfg.merge_from_list(
         ["MODEL.TIMM.PRETRAINED", False, "MODEL.TIMM.WEIGHTS", "", "MODEL.AUDIO_BACKBONE.FREEZE", False]
     )
+    # Folders of the machine that it was trained on.
+    cfg.merge_from_list(["DATALOADER.CLIP_CACHE", "", "MODEL.AUDIO_BACKBONE.EMBEDDING_CACHE", ""])
     try:
         model = build_model(cfg)
     except KeyError as error:  # detectron2's registries

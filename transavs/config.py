@@ -73,6 +73,9 @@ def _add_data_config(cfg: CN) -> None:
     cfg.TEST.SCORE_SIZE = 0
     # Frames that pass through the network together in inference, which bounds its memory.
     cfg.TEST.FRAMES_AT_ONCE = 10
+    # Folder in which decoded and resized clips are kept, a file each, for any number of workers and runs; "" decodes
+    # them anew in every epoch. Nothing is ever removed from it.
+    cfg.DATALOADER.CLIP_CACHE = ""
     # Predictions to keep in OUTPUT_DIR/inference, see transavs/evaluation/prediction_writer.py: "rle" (JSON), "png"
     # (masks or class ids), "scores" (grey levels).
     cfg.TEST.SAVE_PREDICTIONS = []
@@ -105,6 +108,9 @@ def _add_backbone_config(cfg: CN) -> None:
     cfg.MODEL.AUDIO_BACKBONE.WEIGHTS = ""
     # Keep the audio backbone as loaded: no gradient, evaluation mode.
     cfg.MODEL.AUDIO_BACKBONE.FREEZE = True
+    # Folder in which the embeddings of a frozen audio backbone are kept, one file per clip, as CLIP_CACHE keeps clips;
+    # "" computes them anew.
+    cfg.MODEL.AUDIO_BACKBONE.EMBEDDING_CACHE = ""
     # Channels of the audio embedding.
     cfg.MODEL.AUDIO_BACKBONE.EMBED_DIM = 128
     # SmallAudioNet: channels of its convolutions, each at half the resolution of the one before; and their norm.

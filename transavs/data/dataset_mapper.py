@@ -5,6 +5,7 @@ Shape legend: T frames, L labelled frames, H x W the size that masks are scored 
 
 import copy
 from collections.abc import Sequence
+from itertools import takewhile
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,10 @@ import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.data import transforms as T
 
+from transavs.cache import TensorCache
 from transavs.data.audio import load_log_mel
 from transavs.data.audio_conditions import NegativeAudio
+from transavs.data.clip_cache import build_clip_cache, clip_key
 from transavs.data.images import connected_objects, read_frame, read_mask
 from transavs.errors import AVSInputError
 
@@ -42,24 +45,33 @@ class AVSDatasetMapper:
         max_objects: int,
         score_size: int,
         negative_audio: NegativeAudio | None = None,
+        cache: TensorCache | None = None,
     ):
         """
         Args:
-            augmentations: drawn on the first frame of a clip and applied to all; they end at S x S.
+            augmentations: drawn on the first frame of a clip and applied to all; they end at S x S. The resizing
+                that they begin with, if any, does not depend on chance and is done before clips are cached.
             image_format: channel order of the model, "RGB" or "BGR".
             is_train: transform the masks with the frames and find the objects in them.
             num_classes: K; masks with other class ids are refused.
             max_objects: see :func:`transavs.data.images.connected_objects`.
             score_size: H and W when testing; 0 = the clip's own.
-            negative_audio: replaces the audio of some clips, and empties their masks.
+            negative_audio: replaces the audio of some clips, and empties their masks. What replaces it is not
+                cached: noise is never the same again.
+            cache: keeps what does not depend on chance, see :meth:`decode`; nothing else changes with it.
         """
-        self.augmentations = T.AugmentationList(augmentations)
+        fixed = list(takewhile(lambda augmentation: type(augmentation) is T.Resize, augmentations))
+        self.resize = T.AugmentationList(fixed)
+        self.augmentations = T.AugmentationList(augmentations[len(fixed) :])
         self.image_format = image_format
         self.is_train = is_train
         self.num_classes = num_classes
         self.max_objects = max_objects
         self.score_size = score_size
         self.negative_audio = negative_audio
+        self.cache = cache
+        mask_size = "resized" if is_train else score_size
+        self._decoding_settings = [*map(repr, fixed), image_format, num_classes, mask_size]
 
     @classmethod
     def from_config(
@@ -77,41 +89,80 @@ class AVSDatasetMapper:
             "max_objects": cfg.INPUT.MAX_OBJECTS,
             "score_size": cfg.TEST.SCORE_SIZE,
             "negative_audio": negative_audio,
+            "cache": build_clip_cache(cfg),
         }
 
     def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
         clip = copy.deepcopy(dataset_dict)
-        frames = [read_frame(path, self.image_format) for path in clip["file_names"]]
+        replaced = self.negative_audio.draw(clip) if self.negative_audio is not None else None
+        decoded = self._cached(clip, with_audio=replaced is None)
+        frames, masks = decoded["frames"].numpy(), decoded["masks"].numpy()
+        transforms = self.augmentations(T.AugInput(frames[0]))
+        images = np.stack([transforms.apply_image(frame) for frame in frames])
+        if self.is_train:
+            masks = np.stack([transforms.apply_segmentation(mask) for mask in masks])
+        masks = masks.astype(np.int64)
+        if replaced is not None:
+            clip |= replaced
+            masks = np.zeros_like(masks)
+        if self.is_train:
+            objects = [connected_objects(mask, self.max_objects) for mask in masks]
+            clip["objects"] = torch.from_numpy(np.stack(objects))
+        clip["images"] = torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
+        clip["masks"] = torch.from_numpy(masks)
+        clip["labeled_frames"] = torch.tensor(clip["labeled_frames"], dtype=torch.int64)
+        clip["log_mel"] = decoded["log_mel"] if replaced is None else _log_mel(clip)
+        height, width = decoded["size"].tolist()
+        return clip | {"height": height, "width": width}
+
+    def _cached(self, record: dict[str, Any], with_audio: bool) -> dict[str, torch.Tensor]:
+        """:meth:`decode`, from the cache or, where the clip is decoded with its own audio, into it."""
+        if self.cache is None:
+            return self.decode(record, with_audio)
+        key = clip_key(record, self._decoding_settings)  # before decoding: a file that changes meanwhile is seen later
+        found = self.cache.read(key)
+        if found is None:
+            found = self.decode(record, with_audio)
+            if with_audio:
+                self.cache.write(key, found)
+        return found
+
+    def decode(self, record: dict[str, Any], with_audio: bool = True) -> dict[str, torch.Tensor]:
+        """What of a clip does not depend on chance.
+
+        Returns:
+            * ``frames``: uint8 (T, S, S, 3) in the model's channel order;
+            * ``masks``: class ids, (L, S, S) when training, (L, H, W) when testing; uint8 where K allows;
+            * ``size``: int64 (2,), H and W;
+            * ``log_mel``: float32 (T, 1, 96, 64), if ``with_audio``.
+
+        Raises:
+            AVSInputError: a file is missing or broken, or of another size than its clip.
+        """
+        paths = record["file_names"]
+        frames = [read_frame(path, self.image_format) for path in paths]
         height, width = frames[0].shape[:2]
-        for frame, path in zip(frames, clip["file_names"], strict=True):
+        for frame, path in zip(frames, paths, strict=True):
             if frame.shape != frames[0].shape:
                 raise AVSInputError(
                     f"{path} is {frame.shape[1]} x {frame.shape[0]} pixels and the first frame of its clip "
                     f"{width} x {height}: extract the frames again at one size"
                 )
-        masks = [self._read_mask(path, clip["mask_encoding"], height, width) for path in clip["mask_file_names"]]
+        masks = [self._read_mask(path, record["mask_encoding"], height, width) for path in record["mask_file_names"]]
 
-        transforms = self.augmentations(T.AugInput(frames[0]))
-        images = np.stack([transforms.apply_image(frame) for frame in frames])
+        transforms = self.resize(T.AugInput(frames[0]))
+        resized = np.stack([transforms.apply_image(frame) for frame in frames])
         if not self.is_train and self.score_size:
             transforms = T.ResizeTransform(height, width, self.score_size, self.score_size)
             height = width = self.score_size
         if self.is_train or self.score_size:
-            masks = [transforms.apply_segmentation(mask.astype(np.uint8)).astype(np.int64) for mask in masks]
-        replaced = self.negative_audio.draw(clip) if self.negative_audio is not None else None
-        if replaced is not None:
-            clip |= replaced
-            masks = [np.zeros_like(mask) for mask in masks]
-        if self.is_train:
-            objects = [connected_objects(mask, self.max_objects) for mask in masks]
-            clip["objects"] = torch.from_numpy(np.stack(objects))
-        clip["images"] = torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
-        clip["masks"] = torch.from_numpy(np.stack(masks))
-        clip["labeled_frames"] = torch.tensor(clip["labeled_frames"], dtype=torch.int64)
-        clip["log_mel"] = load_log_mel(
-            clip["audio_file"], clip.get("log_mel_file"), len(frames), clip.get("noise_seed")
-        )
-        return clip | {"height": height, "width": width}
+            masks = [transforms.apply_segmentation(mask.astype(np.uint8)) for mask in masks]
+        decoded = {
+            "frames": torch.from_numpy(resized),
+            "masks": torch.from_numpy(np.stack(masks).astype(np.uint8 if self.num_classes <= 256 else np.int64)),
+            "size": torch.tensor([height, width]),
+        }
+        return decoded | {"log_mel": _log_mel(record)} if with_audio else decoded
 
     def _read_mask(self, path: str, encoding: str, height: int, width: int) -> np.ndarray:
         mask = read_mask(path, encoding)
@@ -126,3 +177,9 @@ class AVSDatasetMapper:
                 "restore the mask, or set MODEL.SEM_SEG_HEAD.NUM_CLASSES"
             )
         return mask
+
+
+def _log_mel(record: dict[str, Any]) -> torch.Tensor:
+    """float32 (T, 1, 96, 64) of the audio that a record names."""
+    seconds = len(record["file_names"])
+    return load_log_mel(record["audio_file"], record.get("log_mel_file"), seconds, record.get("noise_seed"))

@@ -19,6 +19,7 @@ def evaluation_key(cfg: CfgNode, model: nn.Module) -> str:
     settings = cfg.clone()
     settings.defrost()
     settings.OUTPUT_DIR = settings.MODEL.WEIGHTS = ""
+    settings.DATALOADER.CLIP_CACHE = settings.MODEL.AUDIO_BACKBONE.EMBEDDING_CACHE = ""
     key = zlib.crc32(settings.dump().encode())
     for name, value in sorted(model.state_dict().items()):
         content = value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy()

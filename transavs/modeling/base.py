@@ -4,13 +4,14 @@ Shape legend: T frames of a clip, S x S the network input, H x W a clip's own si
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from transavs.errors import AVSInputError
+from transavs.modeling.embedding_cache import EmbeddingCache
 
 
 class AVSModel(nn.Module):
@@ -27,6 +28,7 @@ class AVSModel(nn.Module):
         pixel_mean: list[float],
         pixel_std: list[float],
         frames_at_once: int,
+        embedding_cache: EmbeddingCache | None = None,
     ):
         """
         Args:
@@ -34,11 +36,13 @@ class AVSModel(nn.Module):
             audio_backbone: (M, 1, 96, 64) -> (M, C).
             pixel_mean, pixel_std: per channel, on the scale 0 ... 255.
             frames_at_once: that pass through the network together in inference, which bounds its memory.
+            embedding_cache: used while the audio backbone is frozen.
         """
         super().__init__()
         if frames_at_once < 1:
             raise AVSInputError(f"TEST.FRAMES_AT_ONCE is {frames_at_once}: set it to 1 or more")
         self.frames_at_once = frames_at_once
+        self.embedding_cache = embedding_cache
         self.backbone = backbone
         self.audio_backbone = audio_backbone
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), persistent=False)
@@ -47,6 +51,17 @@ class AVSModel(nn.Module):
     @property
     def device(self) -> torch.device:
         return self.pixel_mean.device
+
+    @property
+    def audio_is_frozen(self) -> bool:
+        return not any(parameter.requires_grad for parameter in self.audio_backbone.parameters())
+
+    def train(self, mode: bool = True) -> Self:
+        """As torch's, but a frozen audio backbone stays in evaluation mode: its embeddings follow from the audio."""
+        super().train(mode)
+        if self.audio_is_frozen:
+            self.audio_backbone.eval()
+        return self
 
     def forward(self, batched_inputs: list[dict[str, Any]]) -> dict[str, Tensor] | list[dict[str, Tensor]]:
         """
@@ -112,8 +127,18 @@ class AVSModel(nn.Module):
         return features
 
     def audio_embeddings(self, batched_inputs: list[dict[str, Any]]) -> list[Tensor]:
-        """(T, C) of each clip."""
-        log_mel = [clip["log_mel"].to(self.device) for clip in batched_inputs]
+        """(T, C) of each clip; of a frozen audio backbone without a gradient, and from the cache if there is one."""
+        if not self.audio_is_frozen:
+            return self._compute_embeddings(batched_inputs)
+        with torch.no_grad():
+            if self.embedding_cache is None:
+                return self._compute_embeddings(batched_inputs)
+            return self.embedding_cache.look_up(
+                batched_inputs, self.audio_backbone, self.device, self._compute_embeddings
+            )
+
+    def _compute_embeddings(self, clips: Sequence[Mapping[str, Any]]) -> list[Tensor]:
+        log_mel = [clip["log_mel"].to(self.device) for clip in clips]
         return list(self.audio_backbone(torch.cat(log_mel)).split([len(examples) for examples in log_mel]))
 
     def labeled_indices(self, batched_inputs: list[dict[str, Any]], starts: Sequence[int]) -> Tensor:

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from transavs.modeling.audio_backbone import build_audio_backbone
 from transavs.modeling.avm import AVMLoss
 from transavs.modeling.base import AVSModel
+from transavs.modeling.embedding_cache import build_embedding_cache
 from transavs.modeling.fusion_decoder import DilatedSum, FusionDecoder
 from transavs.modeling.losses import share_of_frames
 from transavs.modeling.tpavi_block import TPAVIBlock
@@ -97,6 +98,7 @@ class TPAVI(AVSModel):
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,
             "frames_at_once": cfg.TEST.FRAMES_AT_ONCE,
+            "embedding_cache": build_embedding_cache(cfg),
         }
 
     def losses(self, batched_inputs: list[dict[str, Any]]) -> dict[str, Tensor]:
