@@ -314,7 +314,7 @@ def test_every_config_builds(path: Path):
     assert cfg.OUTPUT_DIR.startswith("output/")
 
 
-PATTERNS = ["backbone.res?", "query_decoder.decoder.*", "criterion.segmentation"]
+PATTERNS = ["backbone.res?", "query_decoder.decoder.*", "criterion.segmentation", "backbone.*.0"]
 
 
 def test_checkpointed_activations_change_memory_and_nothing_else(tiny_cfg, ms3_records: list[dict]):

@@ -18,7 +18,7 @@ from tabulate import tabulate
 from transavs.config import load_config
 from transavs.engine.benchmark import DIGITS, HEADER, compare, growth_panels, growth_table, parts_table, table
 from transavs.engine.command_line import run_tool
-from transavs.engine.launch import tune_process
+from transavs.engine.launch import flush_subnormal_numbers
 from transavs.engine.subjects import Workload
 from transavs.engine.surroundings import shares, surroundings
 from transavs.errors import AVSInputError
@@ -118,7 +118,7 @@ def report_growth(args: argparse.Namespace, key: str, values: list[int]) -> dict
 def main() -> None:
     args = parse_arguments()
     key, values = varied(args)
-    tune_process()
+    flush_subnormal_numbers()
     found = report_growth(args, key, values) if key else report_costs(args)
     if args.json:
         args.json.write_text(json.dumps(found, indent=2) + "\n")

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from detectron2.config import CfgNode
 
-from transavs.engine.launch import tune_process
+from transavs.engine.launch import flush_subnormal_numbers
 from transavs.engine.measuring import Step, in_fresh_process, interleaved_times, peak_memory
 from transavs.engine.subjects import PlainResNet50, Subject, Workload
 
@@ -32,7 +32,7 @@ def step_peak(cfg: CfgNode | None, like: CfgNode, workload: Workload, step: str)
 
     A step before it makes the optimizer's state, and compiles where that is asked for.
     """
-    tune_process()
+    flush_subnormal_numbers()
     subject = build_subject(cfg, like, workload)
     if step == "inference":
         subject.deploy()

@@ -1,8 +1,6 @@
 """Processes of one run: detectron2's launcher, or those that torchrun has started."""
 
-import ctypes
 import os
-import platform
 from argparse import Namespace
 from collections.abc import Callable
 
@@ -10,9 +8,6 @@ import torch
 import torch.distributed as dist
 from detectron2.engine import launch as launch_with_detectron2
 from detectron2.utils import comm
-
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
-LARGE_ALLOCATION = 1 << 20  # bytes
 
 
 def started_by_torchrun() -> bool:
@@ -27,7 +22,7 @@ def launch(main: Callable[[Namespace], None], args: Namespace) -> None:
     ``--num-gpus``, ``--num-machines``, ``--machine-rank`` and ``--dist-url`` are not needed. Otherwise detectron2's
     launcher starts ``--num-gpus`` processes here; it needs a GPU for each.
     """
-    tune_process()
+    flush_subnormal_numbers()
     if not started_by_torchrun():
         launch_with_detectron2(
             main,
@@ -50,14 +45,12 @@ def launch(main: Callable[[Namespace], None], args: Namespace) -> None:
         dist.destroy_process_group()
 
 
-def tune_process() -> None:
-    """Settings of a process that computes on the CPU; to be made before tensors are worked on."""
-    # Numbers below 1e-38 become 0: powers of small probabilities are such, and cost a hundredfold.
+def flush_subnormal_numbers() -> None:
+    """Let CPUs take numbers below 1e-38 for 0: powers of small probabilities are such, and cost a hundredfold.
+
+    To be called before tensors are worked on, since threads inherit it when they are made.
+    """
     torch.set_flush_denormal(True)
-    if platform.libc_ver()[0] == "glibc":  # the memory of large tensors goes back when they are freed, a tenth of all
-        libc = ctypes.CDLL(None)
-        libc.mallopt(M_MMAP_THRESHOLD, LARGE_ALLOCATION)
-        libc.mallopt(M_TRIM_THRESHOLD, 4 * LARGE_ALLOCATION)
 
 
 def create_local_process_group(processes_per_machine: int) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from fnmatch import fnmatch
 from functools import partial
+from itertools import accumulate
 from typing import Any
 
 from torch import nn
@@ -24,16 +25,21 @@ def checkpoint_modules(model: nn.Module, patterns: list[str]) -> None:
 
     Args:
         model: changed in place; the names of its parameters are not.
-        patterns: of the modules' names in the model, with ``*`` for any characters, dots included.
+        patterns: of the modules' names in the model, with ``*`` for any characters, dots included; a module within
+            another that is chosen needs none of its own.
 
     Raises:
         AVSInputError: a pattern fits no module.
     """
+    names = [name for name, _ in model.named_modules() if name]
     for pattern in patterns:
-        modules = [module for name, module in model.named_modules() if name and fnmatch(name, pattern)]
-        if not modules:
+        if not any(fnmatch(name, pattern) for name in names):
             raise AVSInputError(f"MODEL.CHECKPOINT_MODULES: no module is called {pattern!r}: correct the pattern")
-        for module in modules:
+    chosen = {name for name in names if any(fnmatch(name, pattern) for pattern in patterns)}
+    for name in chosen:
+        parents = accumulate(name.split(".")[:-1], "{}.{}".format)
+        if chosen.isdisjoint(parents):  # what lies within another is computed again with it
+            module = model.get_submodule(name)
             module.forward = partial(
                 checkpoint, module.forward, use_reentrant=False, context_fn=partial(_contexts, module)
             )
