@@ -39,13 +39,14 @@ def test_pixels_that_no_query_covers():
 @pytest.mark.parametrize("spread", [0.5, 5.0, 200.0])
 def test_no_query_that_exceeds_another_at_a_pixel_is_left_out(spread: float):
     generator = torch.Generator().manual_seed(6)
-    common = spread * torch.randn(4, 1, 500, generator=generator)
-    corners = common + torch.randn(4, 20, 500, generator=generator)
+    common = spread * torch.randn(4, 1, 20, 25, generator=generator)
+    corners = common + torch.randn(4, 20, 20, 25, generator=generator)
     corners[:, 0] = common[:, 0] + 1  # mostly the best, not always
     confidence = 0.75 + 0.05 * torch.rand(20, generator=generator)
-    marked = may_exceed(corners, confidence, corners[:, :1], confidence[:1].expand(500))
-    votes = confidence[:, None, None] * torch.einsum("aqc,ap->qcp", corners, corner_weights(8)).sigmoid()
-    exceeds = (votes > votes[:1] * (1 + 2e-5)).any(-1)
+    marked = torch.zeros(20, 500, dtype=torch.bool)
+    marked[may_exceed(list(corners), confidence, corners[:, 0], confidence[:1].expand(20, 25))] = True
+    votes = torch.einsum("aqyx,ap->qyxp", corners, corner_weights(8)).sigmoid() * confidence[:, None, None, None]
+    exceeds = (votes > votes[:1] * (1 + 2e-5)).any(-1).flatten(1)
     assert exceeds.any()
     assert not (exceeds & ~marked).any()
     assert spread > 100 or marked.float().mean() < 0.9  # else nothing would be saved

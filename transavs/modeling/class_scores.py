@@ -3,6 +3,8 @@
 Shape legend: F frames, N queries, K classes, h x w the predicted masks, s the factor that they are enlarged by.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -81,46 +83,55 @@ def best_votes(confidence: Tensor, masks: Tensor, factor: int) -> Tensor:
     """
     padded = F.pad(masks[None], (1, 1, 1, 1), mode="replicate")[0]
     height, width = (side - 1 for side in padded.shape[1:])
-    corners = torch.stack(
-        [padded[:, row : row + height, column : column + width].flatten(1) for row in (0, 1) for column in (0, 1)]
-    )  # (4, M, cells)
-    first = (confidence[:, None] * corners.mean(0).sigmoid_()).max(0).indices
-    its = corners.gather(1, first.expand(4, 1, -1))
+    corners = [padded[:, row : row + height, column : column + width] for row in (0, 1) for column in (0, 1)]
+    middle = (corners[0] + corners[1]).add_(corners[2]).add_(corners[3]).div_(4)
+    first = middle.sigmoid_().mul_(confidence[:, None, None]).max(0).indices  # (h + 1, w + 1)
+    rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    its = torch.stack([corner[first, rows, columns] for corner in corners])
     weights = corner_weights(factor).to(masks)
-    votes = confidence[first][:, None] * (its[:, 0].T @ weights).sigmoid_()  # (cells, s * s)
-    rivals = may_exceed(corners, confidence, its, confidence[first])
-    pairs = rivals.scatter_(0, first[None], False).flatten().nonzero()[:, 0]
-    for some in pairs.split(PAIRS_AT_ONCE):
-        theirs = (corners.flatten(1)[:, some].T @ weights).sigmoid_()
-        theirs *= confidence[some // (height * width)][:, None]
-        votes.scatter_reduce_(0, (some % (height * width))[:, None].expand_as(theirs), theirs, "amax")
+    votes = confidence[first].view(-1, 1) * (its.flatten(1).T @ weights).sigmoid_()  # (cells, s * s)
+    queries, cells = may_exceed(corners, confidence, its, confidence[first])
+    offsets = torch.tensor([0, 1, width + 1, width + 2])  # of a cell's corners in a flat padded mask
+    for some, where in zip(queries.split(PAIRS_AT_ONCE), cells.split(PAIRS_AT_ONCE), strict=True):
+        places = some * padded[0].numel() + where // width * (width + 1) + where % width
+        theirs = (padded.take(places[:, None] + offsets) @ weights).sigmoid_().mul_(confidence[some, None])
+        votes.scatter_reduce_(0, where[:, None].expand_as(theirs), theirs, "amax")
     pixels = votes.view(height, width, factor, factor).permute(0, 2, 1, 3).reshape(factor * height, factor * width)
     margin = factor // 2
     return pixels[margin:-margin, margin:-margin]
 
 
-def may_exceed(corners: Tensor, confidence: Tensor, its: Tensor, its_confidence: Tensor) -> Tensor:
+def may_exceed(
+    corners: Sequence[Tensor], confidence: Tensor, its: Tensor, its_confidence: Tensor
+) -> tuple[Tensor, Tensor]:
     """Which queries' votes p sigmoid(l) may exceed those of one query of each cell at any of the cell's pixels.
 
     The excess d = l - l' over that query's l' is bilinear too, so at most what it is at a corner. And sigmoid(l' + d) /
     sigmoid(l') grows with d; with l' it falls where d > 0 and grows where d < 0, so it is greatest at an end of l'.
 
     Args:
-        corners: logits at the corners of the cells, (4, M, cells).
+        corners: logits at the four corners of the cells, (M, rows, columns) each.
         confidence: p, (M,).
-        its: l' at the corners, (4, 1, cells).
-        its_confidence: p', (cells,).
+        its: l' at the corners, (4, rows, columns).
+        its_confidence: p', (rows, columns).
 
     Returns:
-        bool (M, cells).
+        int64 (pairs,) each: the queries, and the cells, row by row. Where sigmoid(l') is 0 all queries are there.
     """
     excess = corners[0] - its[0]
     for corner, reference in zip(corners[1:], its[1:], strict=True):
         torch.maximum(excess, corner - reference, out=excess)
-    low, high, more = its.amin(0), its.amax(0), excess > 0
-    bar = torch.where(more, low.sigmoid(), high.sigmoid()) * (its_confidence * (1 + RELATIVE_TIE))
-    best = excess.add_(torch.where(more, low, high)).sigmoid_().mul_(confidence[:, None])
-    return ~(best < bar)  # 0 < 0 settles nothing
+    low, high = its.amin(0), its.amax(0)
+    bar = its_confidence * (1 + RELATIVE_TIE)
+    # Few lie above anywhere. They pass here, and are looked at one by one.
+    passed = (excess + high).sigmoid_().mul_(confidence[:, None, None]) >= bar * high.sigmoid()
+    pairs = passed.logical_or_(excess > 0).flatten().nonzero()[:, 0]
+    queries = pairs.div(low.numel(), rounding_mode="floor")
+    cells = pairs - low.numel() * queries
+    above = excess.flatten()[pairs]
+    best = (low.flatten()[cells] + above).sigmoid_().mul_(confidence[queries])
+    kept = (above <= 0).logical_or_(best >= (bar * low.sigmoid()).flatten()[cells])
+    return queries[kept], cells[kept]
 
 
 def corner_weights(factor: int) -> Tensor:

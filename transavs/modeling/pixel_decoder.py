@@ -40,7 +40,7 @@ class FPNPixelDecoder(nn.Module):
             self._convolution(input_shape[name].channels, conv_dim, 1, norm) for name in self.in_features
         )
         self.output = nn.ModuleList(
-            self._convolution(conv_dim, conv_dim, 3, norm, activation=F.relu) for _ in self.in_features
+            self._convolution(conv_dim, conv_dim, 3, norm, activation=F.relu_) for _ in self.in_features
         )
         # W_2 of eq. (7).
         self.mask_features = Conv2d(conv_dim, mask_dim, kernel_size=1)
@@ -84,7 +84,7 @@ class FPNPixelDecoder(nn.Module):
         for name, lateral, output in zip(self.in_features, self.lateral, self.output, strict=True):
             level = lateral(features[name])
             if running is not None:
-                level = level + F.interpolate(running, size=level.shape[-2:], mode="nearest")
+                level = F.interpolate(running, size=level.shape[-2:], mode="nearest").add_(level)
             running = level
             pyramid.append(output(running))
         return self.mask_features(pyramid[-1]), pyramid[:-1]

@@ -78,7 +78,7 @@ class AttentionLayer(nn.Module):
         self.attention = nn.MultiheadAttention(hidden_dim, num_heads, dropout=dropout, batch_first=True)
         self.attention_norm = nn.LayerNorm(hidden_dim)
         self.feedforward = nn.Sequential(
-            nn.Linear(hidden_dim, dim_feedforward), nn.ReLU(), nn.Linear(dim_feedforward, hidden_dim)
+            nn.Linear(hidden_dim, dim_feedforward), nn.ReLU(inplace=True), nn.Linear(dim_feedforward, hidden_dim)
         )
         self.feedforward_norm = nn.LayerNorm(hidden_dim)
         for parameter in self.parameters():
