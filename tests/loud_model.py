@@ -15,6 +15,7 @@ class LoudModel(AVSModel):
     def __init__(self, cfg: CfgNode):
         nn.Module.__init__(self)
         self.register_buffer("pixel_mean", torch.zeros(3, 1, 1), persistent=False)
+        self.audio_backbone = nn.Identity()
         self.gain = nn.Parameter(torch.ones(()))
 
     @property

@@ -153,7 +153,7 @@ def test_a_part_within_another_counts_for_the_inner_one_alone():
 
 @pytest.mark.parametrize(("kind", "overrides"), [(Subject, []), (Subject, TPAVI), (PlainResNet50, [])])
 def test_mixed_precision_works_in_bfloat16_and_learns_in_float32(kind: type[Subject], overrides: list[str]):
-    subject = kind.from_config(load_config(QUICKSTART, [*TINY_MODEL, *overrides]), Workload(amp=True))
+    subject = kind.from_config(load_config(QUICKSTART, [*TINY_MODEL, *overrides]), Workload(labeled=5, amp=True))
     convolution = next(module for module in subject.model.modules() if isinstance(module, torch.nn.Conv2d))
     seen = []
     convolution.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))

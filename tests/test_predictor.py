@@ -163,7 +163,10 @@ def test_loudness():
     assert loudness(beeps(1, 16000)) == pytest.approx(10 * np.log10(0.125), abs=0.01)  # amplitude 0.5
 
 
-def test_a_checkpoint_carries_what_it_takes_to_use_it(checkpoint: Path, tiny_cfg):
+def test_a_checkpoint_carries_what_it_takes_to_use_it(tiny_cfg, tmp_path: Path):
+    tiny_cfg.DATASETS.TRAIN = ("of_no_names",)
+    AVSCheckpointer(build_model(tiny_cfg), str(tmp_path), tiny_cfg).save("tiny")
+    checkpoint = tmp_path / "tiny.pth"
     predictor = AVSPredictor.from_checkpoint(checkpoint)
     assert predictor.format == ClipFormat(
         tiny_cfg.INPUT.NUM_FRAMES, tiny_cfg.INPUT.IMAGE_SIZE, "RGB", ("background", "class 1"), False
