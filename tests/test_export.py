@@ -40,7 +40,7 @@ def make_scorer(config: str, overrides: list[str]) -> ModelScorer:
         nn.init.ones_(block.output_norm.weight)  # zero at the start, which keeps the sound out
     if isinstance(model, TransAVS):
         # As drawn, all votes are nearly 0, where rounding shows, and all queries are of one class.
-        nn.init.normal_(model.pixel_decoder.mask_features.weight, std=0.01)
+        nn.init.normal_(model.query_decoder.mask_projection.weight, std=0.01)
         images, log_mel = random_clips(scorer.format, 1)
         with torch.no_grad():
             outputs = model.predict(model.normalize(images[0].float()), model.audio_backbone(log_mel[0])[None])

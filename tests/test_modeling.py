@@ -28,7 +28,7 @@ def make_decoder(**changes) -> AudioQueryDecoder:
     settings = {
         "audio_dim": 10,
         "hidden_dim": 16,
-        "mask_dim": 16,
+        "conv_dim": 16,
         "num_queries": 4,
         "num_classes": 2,
         "num_seconds": 5,
@@ -97,10 +97,10 @@ def test_freezing_and_loading_are_independent(tiny_cfg, tmp_path: Path):
 
 def test_pixel_decoder_gives_levels_coarse_to_fine():
     shapes = {f"res{i}": ShapeSpec(channels=4 * i, stride=2**i) for i in (3, 2, 5, 4)}
-    decoder = FPNPixelDecoder(input_shape=shapes, conv_dim=8, mask_dim=6, norm="")
+    decoder = FPNPixelDecoder(input_shape=shapes, conv_dim=8, norm="")
     features = {name: torch.randn(2, s.channels, 64 // s.stride, 64 // s.stride) for name, s in shapes.items()}
     mask_features, pyramid = decoder.forward_features(features)
-    assert mask_features.shape == (2, 6, 16, 16)
+    assert mask_features.shape == (2, 8, 16, 16)
     assert [tuple(level.shape) for level in pyramid] == [(2, 8, 2, 2), (2, 8, 4, 4), (2, 8, 8, 8)]
     # The coarsest feature reaches the finest output, not the other way round.
     features["res5"] = features["res5"] + 1
@@ -188,11 +188,22 @@ def test_picked_frames_equal_all_frames_picked_afterwards():
         torch.testing.assert_close(value, everything[name][frames])
 
 
+def test_masks_are_the_products_of_queries_and_projected_features():
+    """Eq. (7) as it is written: W_2 applied to f_4."""
+    decoder = make_decoder().eval()
+    nn.init.normal_(decoder.mask_projection.bias)
+    mask_features, _ = make_features(3)
+    fused = torch.randn(3, 4, 16)
+    projected = decoder.mask_projection(mask_features.permute(0, 2, 3, 1))
+    expected = torch.einsum("fnd,fhwd->fnhw", fused, projected)
+    torch.testing.assert_close(decoder.predict(fused, mask_features)["pred_masks"], expected, rtol=1e-4, atol=1e-4)
+
+
 def test_decoder_settings_that_do_not_fit():
     with pytest.raises(AVSInputError, match="QUERY_MODE is 'second': choose from clip, frame"):
         make_decoder(query_mode="second")
-    with pytest.raises(AVSInputError, match=r"MASK_DIM is 8 and MODEL\.TRANSAVS\.HIDDEN_DIM 16"):
-        make_decoder(mask_dim=8)
+    with pytest.raises(AVSInputError, match=r"CONVS_DIM is 8 and MODEL\.TRANSAVS\.HIDDEN_DIM 16"):
+        make_decoder(conv_dim=8)
 
 
 @pytest.mark.parametrize("classes", [2, 5])

@@ -121,8 +121,6 @@ def _add_backbone_config(cfg: CN) -> None:
 def _add_query_config(cfg: CN) -> None:
     # Name of the pixel decoder in SEM_SEG_HEADS_REGISTRY.
     cfg.MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME = "FPNPixelDecoder"
-    # Channels of f_4 after W_2, eq. (7).
-    cfg.MODEL.SEM_SEG_HEAD.MASK_DIM = 256
 
     cfg.MODEL.TRANSAVS = CN()
     # Name in TRANSFORMER_DECODER_REGISTRY.

@@ -26,12 +26,11 @@ class FPNPixelDecoder(nn.Module):
     """Feature pyramid: a lateral 1x1 convolution per level, added to the upsampled coarser level, then a 3x3 one."""
 
     @configurable
-    def __init__(self, *, input_shape: Mapping[str, ShapeSpec], conv_dim: int, mask_dim: int, norm: str):
+    def __init__(self, *, input_shape: Mapping[str, ShapeSpec], conv_dim: int, norm: str):
         """
         Args:
             input_shape: channels and stride of the features to use, by name; at least two.
-            conv_dim: d, channels of the pyramid.
-            mask_dim: channels of the mask features.
+            conv_dim: d, channels of all that it gives.
             norm: normalisation after each convolution, as detectron2's ``get_norm`` takes it.
         """
         super().__init__()
@@ -42,9 +41,6 @@ class FPNPixelDecoder(nn.Module):
         self.output = nn.ModuleList(
             self._convolution(conv_dim, conv_dim, 3, norm, activation=F.relu_) for _ in self.in_features
         )
-        # W_2 of eq. (7).
-        self.mask_features = Conv2d(conv_dim, mask_dim, kernel_size=1)
-        weight_init.c2_xavier_fill(self.mask_features)
 
     @staticmethod
     def _convolution(inputs: int, outputs: int, kernel: int, norm: str, **options: Any) -> Conv2d:
@@ -66,7 +62,6 @@ class FPNPixelDecoder(nn.Module):
         return {
             "input_shape": {name: input_shape[name] for name in settings.IN_FEATURES},
             "conv_dim": settings.CONVS_DIM,
-            "mask_dim": settings.MASK_DIM,
             "norm": settings.NORM,
         }
 
@@ -76,8 +71,8 @@ class FPNPixelDecoder(nn.Module):
             features: by name, (F, channels, h, w).
 
         Returns:
-            mask features W_2 f_4 (F, mask_dim, h, w) at the finest level, and the coarser levels (F, conv_dim, h_i,
-            w_i), coarse to fine: f_1, f_2, f_3.
+            mask features f_4 (F, conv_dim, h, w) at the finest level, and the coarser levels (F, conv_dim, h_i, w_i),
+            coarse to fine: f_1, f_2, f_3.
         """
         pyramid: list[Tensor] = []
         running = None
@@ -87,4 +82,4 @@ class FPNPixelDecoder(nn.Module):
                 level = F.interpolate(running, size=level.shape[-2:], mode="nearest").add_(level)
             running = level
             pyramid.append(output(running))
-        return self.mask_features(pyramid[-1]), pyramid[:-1]
+        return pyramid[-1], pyramid[:-1]

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.utils.registry import Registry
+from fvcore.nn import weight_init
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -102,7 +103,7 @@ class AudioQueryDecoder(nn.Module):
         *,
         audio_dim: int,
         hidden_dim: int,
-        mask_dim: int,
+        conv_dim: int,
         num_queries: int,
         num_classes: int,
         num_seconds: int,
@@ -119,8 +120,8 @@ class AudioQueryDecoder(nn.Module):
         """
         Args:
             audio_dim: C.
-            hidden_dim: d, also the channels of the image features.
-            mask_dim: channels of the mask features; must equal ``hidden_dim``, eq. (7).
+            hidden_dim: d.
+            conv_dim: channels of the image features; must equal ``hidden_dim``.
             num_queries: N.
             num_classes: K, background included.
             num_seconds: of the longest clip that ``query_mode`` "clip" mixes.
@@ -134,9 +135,9 @@ class AudioQueryDecoder(nn.Module):
         super().__init__()
         if query_mode not in QUERY_MODES:
             raise AVSInputError(f"MODEL.TRANSAVS.QUERY_MODE is '{query_mode}': choose from {', '.join(QUERY_MODES)}")
-        if mask_dim != hidden_dim:
+        if conv_dim != hidden_dim:
             raise AVSInputError(
-                f"MODEL.SEM_SEG_HEAD.MASK_DIM is {mask_dim} and MODEL.TRANSAVS.HIDDEN_DIM {hidden_dim}: set them equal"
+                f"MODEL.SEM_SEG_HEAD.CONVS_DIM is {conv_dim} and MODEL.TRANSAVS.HIDDEN_DIM {hidden_dim}: set them equal"
             )
         self.query_mode = query_mode
         self.deep_supervision = deep_supervision
@@ -152,6 +153,8 @@ class AudioQueryDecoder(nn.Module):
         self.encoder = nn.ModuleList(AttentionLayer(*options) for _ in range(enc_layers))
         self.decoder = nn.ModuleList(AttentionLayer(*options) for _ in range(dec_layers))
         self.classifier = nn.Linear(hidden_dim, num_classes)  # g
+        self.mask_projection = nn.Linear(hidden_dim, hidden_dim)  # W_2
+        weight_init.c2_xavier_fill(self.mask_projection)
 
     @classmethod
     def from_config(cls, cfg: CfgNode, audio_dim: int) -> dict[str, Any]:
@@ -159,7 +162,7 @@ class AudioQueryDecoder(nn.Module):
         return {
             "audio_dim": audio_dim,
             "hidden_dim": settings.HIDDEN_DIM,
-            "mask_dim": head.MASK_DIM,
+            "conv_dim": head.CONVS_DIM,
             "num_queries": settings.NUM_OBJECT_QUERIES,
             "num_classes": head.NUM_CLASSES,
             "num_seconds": cfg.INPUT.NUM_FRAMES,
@@ -179,7 +182,7 @@ class AudioQueryDecoder(nn.Module):
     ) -> dict[str, Any]:
         """
         Args:
-            mask_features: W_2 f_4, (F, d, h, w), frames ordered clip by clip.
+            mask_features: f_4, (F, d, h, w), frames ordered clip by clip.
             pyramid: f_1, f_2, f_3, each (F, d, h_i, w_i).
             audio: (B, T, C).
             frames: int64 (F,), which of the B * T frames are given; None: all.
@@ -214,8 +217,9 @@ class AudioQueryDecoder(nn.Module):
         return queries
 
     def predict(self, fused: Tensor, mask_features: Tensor) -> dict[str, Tensor]:
-        """F_av (F, N, d) -> class logits and mask logits: eqs. (7) and (8) before sigmoid and softmax."""
-        return {
-            "pred_logits": self.classifier(fused),
-            "pred_masks": torch.einsum("fnd,fdhw->fnhw", fused, mask_features),
-        }
+        """F_av (F, N, d) and f_4 -> class logits and mask logits: eqs. (7) and (8) before sigmoid and softmax."""
+        # F_av (W_2 f_4 + b) = (F_av W_2) f_4 + F_av b: W_2 meets N queries in place of h w pixels.
+        embeddings = fused @ self.mask_projection.weight
+        offsets = fused @ self.mask_projection.bias
+        masks = torch.baddbmm(offsets[..., None], embeddings, mask_features.flatten(2))
+        return {"pred_logits": self.classifier(fused), "pred_masks": masks.unflatten(2, mask_features.shape[2:])}
