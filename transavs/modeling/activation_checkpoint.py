@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from transavs.errors import AVSInputError
 
 
-def light(function: Callable[..., Any], *args: Any) -> Any:
+def recomputed(function: Callable[..., Any], *args: Any) -> Any:
     """``function(*args)``, of which the backward pass keeps the arguments alone and computes the rest again."""
     return checkpoint(function, *args, use_reentrant=False)
 

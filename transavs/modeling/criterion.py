@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from transavs.errors import AVSInputError
-from transavs.modeling.activation_checkpoint import light
+from transavs.modeling.activation_checkpoint import recomputed
 from transavs.modeling.joint_scores import joint_log_scores
 from transavs.modeling.losses import (
     audio_query_distance_loss,
@@ -86,7 +86,7 @@ class SegmentationLosses(nn.Module):
             ``loss_query_mask`` and ``loss_query_dice``.
         """
         scores = joint_log_scores(pred_logits, pred_masks, self.sharpness)
-        joint = light(self.joint_losses, scores, truth.masks, truth.one_hot)
+        joint = recomputed(self.joint_losses, scores, truth.masks, truth.one_hot)
         targets = self.query_targets(pred_logits, pred_masks, truth)
         query_log_p = pred_logits.float().log_softmax(-1).transpose(1, 2)
         losses = {
@@ -102,7 +102,7 @@ class SegmentationLosses(nn.Module):
                 some = chosen.amax(2).topk(targets.most_chosen).indices
                 frames = torch.arange(len(some), device=some.device)[:, None]
                 pred_masks, chosen = pred_masks[frames, some], chosen[frames, some]
-            costs = light(query_mask_costs, pred_masks, targets.regions, self.focal_gamma)
+            costs = recomputed(query_mask_costs, pred_masks, targets.regions, self.focal_gamma)
             for name, cost in zip(("loss_query_mask", "loss_query_dice"), costs, strict=True):
                 losses[name] = ((cost * chosen).sum((1, 2)) / number).mean()
         return losses
@@ -238,7 +238,7 @@ class AVSCriterion(nn.Module):
         distance = audio_query_distance_loss(
             self.projection(outputs["audio_queries"]), confidence > self.delta_1, self.aqdl_distance, self.aqdl_floor
         )
-        overlap = light(
+        overlap = recomputed(
             lambda logits, selected: audio_query_mask_loss(logits.sigmoid(), selected),
             outputs["pred_masks"],
             confidence > self.delta_2,
