@@ -65,6 +65,17 @@ def test_gradients_of_joint_scores_equal_those_of_the_formula(sharpness: float, 
         torch.testing.assert_close(outputs[name].grad.double(), expected, rtol=1e-4, atol=1e-5)
 
 
+def test_queries_that_are_certain_get_no_gradient_from_what_underflows():
+    """A pixel that the background's queries cover for sure: no query is pushed for the class that has no say there."""
+    logits = torch.tensor([[30.0, -30.0], [-30.0, 30.0]]).expand(1, 2, K).clone().requires_grad_()
+    masks = torch.tensor([40.0, -40.0])[None, :, None, None].expand(1, 2, 2, 2).clone().requires_grad_()
+    scores = joint_log_scores(logits, masks, 8.0)
+    assert scores[:, 1].max() < -10 < -1e-3 < scores[:, 0].min()
+    scores[:, 1].sum().backward()
+    assert logits.grad.abs().max() == 0
+    assert masks.grad.abs().max() == 0
+
+
 def test_the_backward_pass_keeps_little_beside_the_masks():
     outputs = make_outputs(
         pred_logits=torch.randn(F, 40, K), pred_masks=torch.randn(F, 40, 32, 32), audio_queries=torch.randn(F, 40, D)

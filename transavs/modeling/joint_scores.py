@@ -8,8 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
 
-LEAST_EXPONENT = -80.0  # exp() of less is 0 beside the largest term, 1, and slow where it is subnormal
+LEAST_EXPONENT = -80.0  # exp() of less counts as 0 beside the largest term, 1; where subnormal it would be slow
+LEAST_POWER = 1e-34
 
 
 def joint_log_scores(pred_logits: Tensor, pred_masks: Tensor, sharpness: float) -> Tensor:
@@ -51,7 +53,8 @@ class _JointLogScores(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
         class_powers, logits, masks_peak, sums = ctx.saved_tensors
-        share = grad / sums
+        # Where no query has a say left, none is to blame.
+        share = torch.where(sums > torch.finfo(sums.dtype).tiny, grad / sums, 0)
         outside = torch.sigmoid(-logits)  # the derivative of log m by its logit
         mask_powers = _powers(_log(logits.sigmoid()), masks_peak, ctx.sharpness)
         grad_classes = class_powers * torch.einsum("fnx,fkx->fnk", mask_powers, share)
@@ -65,5 +68,6 @@ def _log(values: Tensor) -> Tensor:
 
 
 def _powers(log_values: Tensor, log_peak: Tensor, sharpness: float) -> Tensor:
-    """(values / peak) ^ sharpness, in place."""
-    return log_values.sub_(log_peak).mul_(sharpness).clamp_(min=LEAST_EXPONENT).exp_()
+    """(values / peak) ^ sharpness, in place, 0 where it is less than LEAST_POWER."""
+    powers = log_values.sub_(log_peak).mul_(sharpness).clamp_(min=LEAST_EXPONENT).exp_()
+    return F.threshold_(powers, LEAST_POWER, 0.0)
