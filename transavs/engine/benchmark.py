@@ -1,22 +1,19 @@
 """Models side by side: their costs, as multiples of plain ResNet-50 on the same frames in the same run."""
 
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from detectron2.config import CfgNode
 
 from transavs.engine.launch import flush_subnormal_numbers
-from transavs.engine.measuring import Step, in_fresh_process, interleaved_times, peak_memory
+from transavs.engine.measuring import in_fresh_process, interleaved_times, peak_memory
 from transavs.engine.subjects import PlainResNet50, Subject, Workload
 
 REFERENCE = "torchvision ResNet-50"
 STEPS = {"inference": "infer", "train": "train"}  # methods of a Subject
-FORWARD_PASSES: dict[str, Callable[[Subject], Step]] = {
-    "inference": lambda subject: subject.infer,
-    "train": lambda subject: subject.loss,
-}
+FORWARD_PASSES = {"inference": "infer", "train": "loss"}  # likewise
 WARM_UP = {"cpu": 1, "cuda": 5}  # rounds; a GPU's clocks, caches and choice of kernels take some to settle
 
 
@@ -85,7 +82,7 @@ def _measure_step(
     device = subjects[REFERENCE].device
     for name, subject in subjects.items():
         if name != REFERENCE:
-            found[name]["parts"][step] = subject.parts(FORWARD_PASSES[step](subject), rounds)
+            found[name]["parts"][step] = subject.parts(getattr(subject, FORWARD_PASSES[step]), rounds)
     if workload.compiler:
         torch.compiler.reset()  # what was compiled for another size would make this one's shapes variable
         for subject in subjects.values():

@@ -153,6 +153,11 @@ class AVSModel(nn.Module):
         return [slice(start, start + self.frames_at_once) for start in range(0, frames, self.frames_at_once)]
 
     @staticmethod
+    def joined(parts: Sequence[Tensor]) -> Tensor:
+        """What was worked out in :meth:`chunks`, one after the other; a single one as it is."""
+        return torch.cat(tuple(parts)) if len(parts) > 1 else parts[0]
+
+    @staticmethod
     def resize(maps: Tensor, size: Sequence[int]) -> Tensor:
         """Bilinear (F, C, h, w) -> (F, C, *size)."""
         return F.interpolate(maps, size=tuple(size), mode="bilinear", align_corners=False)

@@ -70,4 +70,4 @@ def _log(values: Tensor) -> Tensor:
 def _powers(log_values: Tensor, log_peak: Tensor, sharpness: float) -> Tensor:
     """(values / peak) ^ sharpness, in place, 0 where it is less than LEAST_POWER."""
     powers = log_values.sub_(log_peak).mul_(sharpness).clamp_(min=LEAST_EXPONENT).exp_()
-    return F.threshold_(powers, LEAST_POWER, 0.0)
+    return F.threshold(powers, LEAST_POWER, 0.0, inplace=True)

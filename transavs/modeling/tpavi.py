@@ -142,7 +142,7 @@ class TPAVI(AVSModel):
         """:meth:`predict` on frames whose windows, int64 (F,) below ``count``, are known."""
         chunks = self.chunks(frames.shape[0])
         parts = [self.frame_levels(frames[some]) for some in chunks]
-        levels = [torch.cat(level) if len(level) > 1 else level[0] for level in zip(*parts, strict=True)]
+        levels = [self.joined(level) for level in zip(*parts, strict=True)]
         sounds: dict[int, Tensor] = {}
         for name, block in self.blocks.items():
             level, results = int(name), []
@@ -153,7 +153,7 @@ class TPAVI(AVSModel):
                 results.append(result)
             levels[level] = sum(results[1:], results[0]) / len(results)
         logits = [self.decoder([level[some] for level in levels]) for some in chunks]
-        return torch.cat(logits) if len(logits) > 1 else logits[0], levels, sounds
+        return self.joined(logits), levels, sounds
 
     def frame_levels(self, frames: Tensor) -> list[Tensor]:
         """Normalised frames (F, 3, S, S) -> what the blocks take, (F, C, h_i, w_i), fine to coarse."""

@@ -104,7 +104,7 @@ class TransAVS(AVSModel):
         for some in self.chunks(frames.shape[0]):
             outputs = self.predict(frames[some], audio_embedding, numbers[some])
             scores.append(self.full_scores(outputs["pred_logits"], outputs["pred_masks"], images.shape[-2:]))
-        return torch.cat(scores).unflatten(0, images.shape[:2])
+        return self.joined(scores).unflatten(0, images.shape[:2])
 
     def full_scores(self, pred_logits: Tensor, pred_masks: Tensor, size: Sequence[int]) -> Tensor:
         """(F, N, K) and mask logits (F, N, h, w) -> scores (F, K, *size)."""
