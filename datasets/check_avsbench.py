@@ -15,6 +15,7 @@ from transavs.data.avsbench import LAYOUTS
 from transavs.data.doctor import check_avsbench
 from transavs.data.doctor_report import FAULT, summary
 from transavs.engine.command_line import run_tool
+from transavs.files import write_file
 
 FAULTS_FOUND = 1
 
@@ -33,7 +34,7 @@ def main() -> None:
         sys.stdout.writelines(f"{finding}\n" for finding in report.findings)
     sys.stdout.write(summary(report) + "\n")
     if args.json:
-        args.json.write_text(json.dumps(report.as_dict(), indent=2) + "\n")
+        write_file(args.json, json.dumps(report.as_dict(), indent=2) + "\n")
     if report.of_severity(FAULT):
         sys.exit(FAULTS_FOUND)
 

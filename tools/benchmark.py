@@ -23,6 +23,7 @@ from transavs.engine.subjects import Workload
 from transavs.engine.surroundings import shares, surroundings
 from transavs.errors import AVSInputError
 from transavs.figures.charts import draw_growth
+from transavs.files import write_file
 from transavs.visualizer import check_figure_path
 
 CLIPS = "clips"  # what --vary calls the batch, which no key of a config holds
@@ -121,7 +122,7 @@ def main() -> None:
     flush_subnormal_numbers()
     found = report_growth(args, key, values) if key else report_costs(args)
     if args.json:
-        args.json.write_text(json.dumps(found, indent=2) + "\n")
+        write_file(args.json, json.dumps(found, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from transavs.data.avsbench import LAYOUTS
 from transavs.engine.command_line import run_tool
 from transavs.evaluation.mask_folders import SETTINGS, score_mask_folders
 from transavs.evaluation.results import results_table
+from transavs.files import write_file
 
 
 def main() -> None:
@@ -28,7 +29,7 @@ def main() -> None:
     found = score_mask_folders(args.pred, args.gt, args.setting, class_names, args.size)
     sys.stdout.write(results_table(found) + "\n")
     if args.json:
-        args.json.write_text(json.dumps(found, indent=2) + "\n")
+        write_file(args.json, json.dumps(found, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -2,9 +2,14 @@
 
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+
+import cv2
+import numpy as np
+
+from transavs.errors import AVSInputError
 
 PARTIAL = ".partial"
 
@@ -23,3 +28,30 @@ def written_whole(path: str | Path) -> Iterator[Path]:
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def write_file(path: str | Path, content: str | bytes) -> None:
+    """Write a file, whole or not at all; its folder is made where there is none.
+
+    Raises:
+        AVSInputError: it cannot be written.
+    """
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with written_whole(path) as partial:
+            partial.write_bytes(content.encode() if isinstance(content, str) else content)
+    except OSError as error:
+        raise AVSInputError(f"{path} cannot be written ({error.strerror}): make room, or name another place") from error
+
+
+def write_image(path: str | Path, image: np.ndarray, options: Sequence[int] = ()) -> None:
+    """The same of an image, uint8 (H, W), or (H, W, 3) in BGR, in the format that the suffix names.
+
+    Args:
+        path: of the file.
+        image: its pixels.
+        options: of cv2.imwrite.
+    """
+    _, encoded = cv2.imencode(Path(path).suffix, image, options)
+    write_file(path, encoded.tobytes())

@@ -20,6 +20,7 @@ from transavs.data import synthetic_sounds
 from transavs.data.avsbench import COLUMNS_OF_OURS, LAYOUTS, SOURCES, Layout
 from transavs.data.images import voc_palette
 from transavs.data.synthetic_scenes import LOOKS, render_clip
+from transavs.files import write_file, write_image, written_whole
 
 TIMBRES: dict[str, synthetic_sounds.Timbre] = {name: getattr(synthetic_sounds, name) for name in LOOKS}
 SAMPLE_RATE = 16000
@@ -118,15 +119,16 @@ def write_clip(plan: ClipPlan) -> dict[str, str]:
 def _write_image(path: str, image: np.ndarray) -> None:
     """RGB (H, W, 3) or grey (H, W)."""
     options = FAST_PNG if path.endswith(".png") else []
-    cv2.imwrite(_prepare_folder(path), image[..., ::-1] if image.ndim == 3 else image, options)
+    write_image(path, image[..., ::-1] if image.ndim == 3 else image, options)
 
 
 def _write_meta(root: Path, layout: Layout, rows: list[dict[str, str]]) -> None:
     """The subset's csv, of each row the columns that the subset has; and where it has one, the file of class names."""
     if isinstance(layout.class_names, str):
         numbers = {"background": 0} | CLASS_IDS
-        Path(_prepare_folder(root / layout.class_names)).write_text(json.dumps(numbers, indent=2) + "\n")
-    with open(_prepare_folder(root / layout.meta), "w", newline="", encoding="utf-8") as file:
+        write_file(root / layout.class_names, json.dumps(numbers, indent=2) + "\n")
+    path = _prepare_folder(root / layout.meta)
+    with written_whole(path) as partial, open(partial, "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, (*layout.columns, *COLUMNS_OF_OURS), extrasaction="ignore")
         writer.writeheader()
         writer.writerows(rows)

@@ -20,6 +20,7 @@ from transavs.data.video_writer import VideoWriter, sound_of
 from transavs.demo.loudness import LoudnessStrip, loudness_per_second
 from transavs.errors import AVSInputError
 from transavs.evaluation.prediction_writer import WHITE
+from transavs.files import write_image
 from transavs.predictor import FramePrediction, SoundingObject
 from transavs.visualizer import overlay, write_names
 
@@ -135,7 +136,7 @@ class MaskFiles(Output):
         mask = class_map(objects, prediction.size)
         if len(prediction.class_names) == 2:
             mask = mask * np.uint8(WHITE)
-        cv2.imwrite(str(self._folder / f"{prediction.index:06d}.png"), mask)
+        write_image(self._folder / f"{prediction.index:06d}.png", mask)
 
 
 class CocoFile(Output):

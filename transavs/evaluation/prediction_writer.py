@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
@@ -17,6 +16,7 @@ from transavs.data.images import encode_mask
 from transavs.errors import AVSInputError
 from transavs.evaluation.avs_evaluator import best_classes, foreground_scores
 from transavs.evaluation.journal import Journal
+from transavs.files import write_file, write_image
 
 RLE_NAME = "predictions.json"
 FORMATS = ("rle", "png", "scores")
@@ -79,9 +79,7 @@ class PredictionWriter(DatasetEvaluator):
 
     def _write(self, kind: str, names: Sequence[str], images: np.ndarray) -> None:
         for name, image in zip(names, images, strict=True):
-            path = (self.folder / kind / name).with_suffix(".png")
-            path.parent.mkdir(parents=True, exist_ok=True)
-            cv2.imwrite(str(path), image)
+            write_image((self.folder / kind / name).with_suffix(".png"), image)
 
     def evaluate(self) -> None:
         if "rle" not in self.formats:
@@ -89,6 +87,5 @@ class PredictionWriter(DatasetEvaluator):
         gathered = comm.gather(self._codes)
         if comm.is_main_process():
             clips = dict(itertools.chain.from_iterable(part.items() for part in gathered))
-            self.folder.mkdir(parents=True, exist_ok=True)
             codes = [code for name in sorted(clips) for code in clips[name]]
-            (self.folder / RLE_NAME).write_text(json.dumps(codes))
+            write_file(self.folder / RLE_NAME, json.dumps(codes))

@@ -9,6 +9,7 @@ from tabulate import tabulate
 
 from transavs.data.audio_conditions import AUDIO_CONDITIONS, NEGATIVE_AUDIO
 from transavs.evaluation.metrics import harmonic_mean
+from transavs.files import write_file
 
 RESULTS_NAME = "results.json"
 TABLE_NAME = "results.md"
@@ -62,7 +63,6 @@ def write_results(results: dict[str, dict[str, Any]], folder: Path) -> None:
     """
     values = {name: found["sem_seg"] for name, found in results.items()}
     flat = next(iter(values.values())) if len(values) == 1 else values
-    folder.mkdir(parents=True, exist_ok=True)
     tables = [f"{name}\n\n{results_table(found)}\n\n{breakdown_table(found)}\n" for name, found in values.items()]
-    (folder / TABLE_NAME).write_text("\n".join(tables))
-    (folder / RESULTS_NAME).write_text(json.dumps(flat, indent=2) + "\n")
+    write_file(folder / TABLE_NAME, "\n".join(tables))
+    write_file(folder / RESULTS_NAME, json.dumps(flat, indent=2) + "\n")
