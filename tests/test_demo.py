@@ -11,7 +11,7 @@ import torch
 from detectron2.modeling import build_model
 from videos import RedWhenLoud, make_video
 
-from transavs.checkpoint import AVSCheckpointer
+from transavs.checkpointer import AVSCheckpointer
 from transavs.data.synthetic_video import write_synthetic_video
 from transavs.data.video import Video
 from transavs.demo.loudness import LoudnessStrip, loudness_levels, loudness_per_second

@@ -12,7 +12,7 @@ from detectron2.modeling import build_model
 from torch import nn
 
 from transavs import AVSInputError, AVSPredictor, export
-from transavs.checkpoint import AVSCheckpointer
+from transavs.checkpointer import AVSCheckpointer
 from transavs.clip_scorer import ClipFormat, ModelScorer
 from transavs.config import load_config
 from transavs.data.audio import SAMPLE_RATE

@@ -12,7 +12,8 @@ from torch import Tensor
 from videos import RedWhenLoud, beeps, make_video, red_corner
 
 import transavs
-from transavs.checkpoint import AVSCheckpointer, load_model
+from transavs.checkpoint import load_model
+from transavs.checkpointer import AVSCheckpointer
 from transavs.clip_scorer import ClipFormat, ClipScorer
 from transavs.config import load_config
 from transavs.data.audio import SAMPLE_RATE, log_mel_examples

@@ -15,7 +15,7 @@ from PIL import Image
 from test_modeling import make_decoder, make_features
 
 from transavs import AVSInputError, visualizer
-from transavs.checkpoint import AVSCheckpointer
+from transavs.checkpointer import AVSCheckpointer
 from transavs.config import load_config
 from transavs.data import AVSDatasetMapper
 from transavs.data.images import read_frame

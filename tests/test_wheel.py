@@ -13,7 +13,7 @@ from conftest import REPOSITORY
 from detectron2.modeling import build_model
 from videos import make_video
 
-from transavs.checkpoint import AVSCheckpointer
+from transavs.checkpointer import AVSCheckpointer
 from transavs.data.video import Video
 
 

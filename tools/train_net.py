@@ -1,6 +1,7 @@
 #!/usr/bin/env python
 """Train or evaluate a model: tools/train_net.py --config-file configs/s4_r50.yaml [--eval-only] [KEY VALUE ...]."""
 
+import logging
 from argparse import Namespace
 
 from detectron2.config import CfgNode
@@ -15,6 +16,7 @@ from transavs.engine import AVSTrainer
 from transavs.engine.command_line import run_tool
 from transavs.engine.launch import launch
 from transavs.modeling.inference import optimize_for_inference
+from transavs.versions import versions
 
 
 def setup(args: Namespace) -> CfgNode:
@@ -22,6 +24,8 @@ def setup(args: Namespace) -> CfgNode:
     cfg.freeze()
     default_setup(cfg, args)
     setup_logger(output=cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="transavs")
+    made_with = ", ".join(f"{name} {version}" for name, version in versions().items())
+    logging.getLogger("transavs").info("made with %s", made_with)
     return cfg
 
 

@@ -1,4 +1,4 @@
-"""Checkpoints that carry their config, and loading them so that a wrong one says so."""
+"""Loading checkpoints, so that a wrong one says so."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -6,28 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog
 from detectron2.modeling import build_model
 from torch import nn
 
+from transavs.checkpointer import AVSCheckpointer
 from transavs.config import load_config, parse_config
 from transavs.errors import AVSInputError, one_line
 from transavs.modeling.inference import optimize_for_inference
-
-
-class AVSCheckpointer(DetectionCheckpointer):
-    """detectron2's, whose files also hold ``config`` (YAML) and ``class_names``: what it takes to use the model."""
-
-    def __init__(self, model: nn.Module, save_dir: str, cfg: CfgNode, **checkpointables: Any):
-        super().__init__(model, save_dir, **checkpointables)
-        self._cfg = cfg
-
-    def save(self, name: str, **kwargs: Any) -> None:
-        # The names of AVSS's classes are read with the data, so they are asked for late.
-        names = MetadataCatalog.get(self._cfg.DATASETS.TRAIN[0]).get("stuff_classes", [])
-        super().save(name, config=self._cfg.dump(), class_names=list(names), **kwargs)
+from transavs.weight_files import read_checkpoint
 
 
 @contextmanager
@@ -58,40 +45,18 @@ def checked_loading(model: nn.Module, weights: str) -> Iterator[None]:
         handle.remove()
 
 
-def checkpoint_to_load(checkpointer: DetectionCheckpointer, weights: str, resume: bool) -> str:
-    """What ``checkpointer.resume_or_load(weights, resume=resume)`` will read."""
-    return checkpointer.get_checkpoint_file() if resume and checkpointer.has_checkpoint() else weights
-
-
 def load_weights(model: nn.Module, output_dir: str, weights: str, resume: bool = False) -> None:
     """Load a model for evaluation: ``weights``, or with ``resume`` the last checkpoint in ``output_dir``.
 
     Raises:
         AVSInputError: there is no checkpoint, or not one of this model.
     """
-    checkpointer = DetectionCheckpointer(model, save_dir=output_dir)
-    found = checkpoint_to_load(checkpointer, weights, resume)
+    checkpointer = AVSCheckpointer(model, output_dir)
+    found = (checkpointer.get_checkpoint_file() if resume else "") or weights
     if not found:
         raise AVSInputError("there is nothing to evaluate: set MODEL.WEIGHTS to a checkpoint")
     with checked_loading(model, found):
-        checkpointer.resume_or_load(weights, resume=resume)
-
-
-def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """What a .pth file holds, on the CPU; no code in it is run.
-
-    Raises:
-        AVSInputError: the file is missing, broken, or holds more than tensors and plain values.
-    """
-    if not Path(path).is_file():
-        raise AVSInputError(f"the checkpoint {path} does not exist: train a model (make quickstart), or name its file")
-    try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a broken or hostile file can raise nearly anything
-        raise AVSInputError(f"{path} cannot be read as a checkpoint ({one_line(error)}): name a good file") from error
-    if not isinstance(found, dict):
-        raise AVSInputError(f"{path} holds a {type(found).__name__}: name a checkpoint that train_net.py has written")
-    return found
+        checkpointer.load(found)
 
 
 def load_model(
@@ -130,7 +95,7 @@ def load_model(
     except KeyError as error:  # detectron2's registries
         raise AVSInputError(f"{path}: {one_line(error)}: import the module that registers it first") from error
     with checked_loading(model, str(path)):
-        DetectionCheckpointer(model).load(str(path))
+        AVSCheckpointer(model).load(str(path))
     optimize_for_inference(model)
     names = found.get("class_names", [])
     unnamed = ["background"] + [f"class {number}" for number in range(1, cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES)]

@@ -76,6 +76,8 @@ def _add_data_config(cfg: CN) -> None:
     # Folder in which decoded and resized clips are kept, a file each, for any number of workers and runs; "" decodes
     # them anew in every epoch. Nothing is ever removed from it.
     cfg.DATALOADER.CLIP_CACHE = ""
+    # A training clip that cannot be read: "stop" the run, or "skip" it with a warning and take the next one.
+    cfg.DATALOADER.ON_BROKEN_CLIP = "stop"
     # Predictions to keep in OUTPUT_DIR/inference, see transavs/evaluation/prediction_writer.py: "rle" (JSON), "png"
     # (masks or class ids), "scores" (grey levels).
     cfg.TEST.SAVE_PREDICTIONS = []
@@ -204,6 +206,12 @@ def _add_tpavi_config(cfg: CN) -> None:
 def _add_solver_config(cfg: CN) -> None:
     # Learning rate of the visual backbone relative to BASE_LR.
     cfg.SOLVER.BACKBONE_MULTIPLIER = 0.1
+    # A batch with a loss or gradient that is not finite: "stop" the run, or "skip" the batch with a warning.
+    cfg.SOLVER.ON_NON_FINITE = "stop"
+    # A batch in which things sound and no clip has any sound: "train" on it with a warning, "skip" it, or "stop".
+    cfg.SOLVER.ON_SILENT_BATCH = "train"
+    # Batches in a row that may be skipped; at one more the run stops.
+    cfg.SOLVER.MAX_SKIPPED_BATCHES = 10
     # Used by LR_SCHEDULER_NAME WarmupPolyLR.
     cfg.SOLVER.POLY_LR_POWER = 0.9
     cfg.SOLVER.POLY_LR_CONSTANT_ENDING = 0.0

@@ -5,6 +5,7 @@ Every example covers 0.96 s: 96 frames of 25 ms, 10 ms apart, in 64 mel bands. T
 """
 
 import io
+import math
 import os
 import pickle
 import struct
@@ -24,6 +25,7 @@ SAMPLE_RATE = 16000
 WINDOW, HOP, FFT = 400, 160, 512
 MEL_BANDS, MEL_LOW_HZ, MEL_HIGH_HZ = 64, 125.0, 7500.0
 LOG_OFFSET = 0.01
+SILENCE_MARGIN = 1e-3  # above its logarithm, for the rounding of magnitudes
 EXAMPLE_FRAMES = 96
 
 NOISE_LEVELS = (-2.0, 0.0)  # exponents of ten between which the amplitude of noise is drawn
@@ -85,6 +87,11 @@ def log_mel_examples(waveform: Tensor | np.ndarray, sample_rate: int) -> Tensor:
     frames = log_mel_spectrogram(wave).float() if len(wave) >= WINDOW else torch.zeros(0, MEL_BANDS)
     seconds = len(frames) // EXAMPLE_FRAMES
     return frames[: seconds * EXAMPLE_FRAMES].reshape(seconds, 1, EXAMPLE_FRAMES, MEL_BANDS)
+
+
+def is_silent(examples: Tensor) -> bool:
+    """Whether log-mel examples of any shape hold no sound at all: each value is that of a magnitude of 0."""
+    return bool((examples <= math.log(LOG_OFFSET) + SILENCE_MARGIN).all())
 
 
 def fit_seconds(examples: Tensor, seconds: int) -> Tensor:

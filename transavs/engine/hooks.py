@@ -5,6 +5,8 @@ from pathlib import Path
 
 import numpy as np
 from detectron2.engine import HookBase
+from detectron2.utils import comm
+from detectron2.utils.env import seed_all_rng
 from PIL import Image
 
 from transavs.modeling.criterion import AVSCriterion
@@ -13,6 +15,26 @@ from transavs.modeling.criterion import AVSCriterion
 def threshold_at(iteration: int, start: float, end: float, steps: int, period: int) -> float:
     """delta of TransAVS eq. (18): from ``start`` to ``end`` in ``steps`` steps, one every ``period`` iterations."""
     return start + (end - start) / steps * min(iteration // period, steps)
+
+
+class RandomNumbersByIteration(HookBase):
+    """Lets the random numbers of an iteration follow from the seed, the rank and the iteration alone.
+
+    So a run that goes on from a checkpoint draws what it would have drawn, on every rank. The seed is kept in it.
+    """
+
+    def __init__(self, seed: int):
+        self.seed = seed
+
+    def before_step(self) -> None:
+        sequence = np.random.SeedSequence((self.seed, comm.get_rank(), self.trainer.iter))
+        seed_all_rng(int(sequence.generate_state(1)[0]))
+
+    def state_dict(self) -> dict[str, int]:
+        return {"seed": self.seed}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        self.seed = state_dict["seed"]
 
 
 class ThresholdSchedule(HookBase):

@@ -1,33 +1,29 @@
 """detectron2's default trainer with the project's data, optimizer and evaluation."""
 
-import itertools
 import logging
 import shutil
 import weakref
 from collections import OrderedDict
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import (
-    MetadataCatalog,
-    build_detection_test_loader,
-    build_detection_train_loader,
-    get_detection_dataset_dicts,
-)
-from detectron2.data.samplers import TrainingSampler
-from detectron2.engine import AMPTrainer, DefaultTrainer, HookBase, SimpleTrainer, TrainerBase, create_ddp_model
+from detectron2.data import MetadataCatalog, build_detection_test_loader, get_detection_dataset_dicts
+from detectron2.engine import DefaultTrainer, HookBase, TrainerBase, create_ddp_model
 from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators, inference_on_dataset, print_csv_format
 from detectron2.projects.deeplab import build_lr_scheduler
 from detectron2.utils import comm
 from torch import nn
 
-from transavs.checkpoint import AVSCheckpointer, checked_loading, checkpoint_to_load
+from transavs.checkpoint import checked_loading
+from transavs.checkpointer import AVSCheckpointer
 from transavs.data.audio_conditions import AUDIO_CONDITIONS, NEGATIVE_AUDIO, NegativeAudio, apply_audio_condition
 from transavs.data.dataset_mapper import AVSDatasetMapper
-from transavs.engine.hooks import FigureLogger, ThresholdSchedule
+from transavs.data.train_loader import ON_BROKEN_CLIP, DrawnClips, build_train_loader
+from transavs.engine.guarded_trainer import GuardedTrainer
+from transavs.engine.hooks import FigureLogger, RandomNumbersByIteration, ThresholdSchedule
 from transavs.engine.solver import build_optimizer
 from transavs.errors import AVSInputError
 from transavs.evaluation.avs_evaluator import AVSEvaluator
@@ -40,17 +36,6 @@ from transavs.modeling.criterion import AVSCriterion
 
 FIGURE_NAME = "figure.png"
 PREDICTIONS, JOURNALS = "inference", "inference_journal"  # folders in OUTPUT_DIR
-
-
-class ResumableTrainingSampler(TrainingSampler):
-    """detectron2's endless shuffle, seeded, which can leave out the clips that an earlier run has consumed."""
-
-    def __init__(self, size: int, seed: int | None, consumed: int = 0):
-        super().__init__(size, seed=seed)
-        self._consumed = consumed
-
-    def _infinite_indices(self) -> Iterator[int]:
-        return itertools.islice(super()._infinite_indices(), self._consumed, None)
 
 
 class AVSTrainer(DefaultTrainer):
@@ -66,12 +51,22 @@ class AVSTrainer(DefaultTrainer):
         if cfg.SOLVER.AMP.ENABLED and not cfg.MODEL.DEVICE.startswith("cuda"):
             raise AVSInputError(f"SOLVER.AMP needs a GPU, MODEL.DEVICE is '{cfg.MODEL.DEVICE}': leave it off")
         cfg = self.auto_scale_workers(cfg, comm.get_world_size())
+        seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
+        self._random_numbers = RandomNumbersByIteration(seed)
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
-        loader = self.build_train_loader(cfg)
+        loader = self.build_train_loader(cfg, seed)
         # The model moves its inputs itself, so the device need not be told; on CPUs it must not.
         model = create_ddp_model(model, broadcast_buffers=False, device_ids=None)
-        self._trainer = (AMPTrainer if cfg.SOLVER.AMP.ENABLED else SimpleTrainer)(model, loader, optimizer)
+        self._trainer = GuardedTrainer(
+            model,
+            loader,
+            optimizer,
+            mixed_precision=cfg.SOLVER.AMP.ENABLED,
+            on_non_finite=cfg.SOLVER.ON_NON_FINITE,
+            on_silent_batch=cfg.SOLVER.ON_SILENT_BATCH,
+            max_skipped=cfg.SOLVER.MAX_SKIPPED_BATCHES,
+        )
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self.checkpointer = AVSCheckpointer(model, cfg.OUTPUT_DIR, cfg, trainer=weakref.proxy(self))
         self.start_iter = 0
@@ -80,10 +75,24 @@ class AVSTrainer(DefaultTrainer):
         self.register_hooks(self.build_hooks())
 
     def resume_or_load(self, resume: bool = True) -> None:
-        with checked_loading(self._bare_model, checkpoint_to_load(self.checkpointer, self.cfg.MODEL.WEIGHTS, resume)):
-            super().resume_or_load(resume)
-        if self.start_iter:
-            self._replace_train_loader(self.build_train_loader(self.cfg, start_iter=self.start_iter))
+        """Load MODEL.WEIGHTS, or with ``resume`` go on from the last checkpoint in OUTPUT_DIR, if there is one.
+
+        Raises:
+            AVSInputError: what is to be loaded is no checkpoint, or none of this model.
+        """
+        last = ""
+        if resume and comm.is_main_process():
+            self.checkpointer.remove_partial_files()
+            last = self.checkpointer.get_checkpoint_file()
+        last = comm.all_gather(last)[0]
+        with checked_loading(self._bare_model, last or self.cfg.MODEL.WEIGHTS):
+            if not last:
+                self.checkpointer.load(self.cfg.MODEL.WEIGHTS, checkpointables=[])
+                return
+            self.checkpointer.load(last)
+        self.start_iter = self.iter + 1
+        loader = self.build_train_loader(self.cfg, self._random_numbers.seed, self.start_iter)
+        self._replace_train_loader(loader)
 
     @property
     def _bare_model(self) -> Any:
@@ -96,21 +105,15 @@ class AVSTrainer(DefaultTrainer):
             self._trainer.data_loader, self._trainer._data_loader_iter = loader, iter(loader)
 
     def state_dict(self) -> dict[str, Any]:
-        state = super().state_dict()
-        if "_trainer" not in state:  # v0.6 leaves the optimizer and the scaler of mixed precision out
-            state["_trainer"] = {"optimizer": self._trainer.optimizer.state_dict()}
-            if hasattr(self._trainer, "grad_scaler"):
-                state["_trainer"]["grad_scaler"] = self._trainer.grad_scaler.state_dict()
-        return state
+        # v0.6 leaves out what its inner trainer has: the optimizer and the scaler of mixed precision.
+        return super().state_dict() | {"_trainer": self._trainer.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(state_dict)
-        if "_trainer" not in super().state_dict():
-            for name, state in state_dict["_trainer"].items():
-                getattr(self._trainer, name).load_state_dict(state)
+        self._trainer.load_state_dict(state_dict["_trainer"])
 
     def build_hooks(self) -> list[HookBase]:
-        hooks = super().build_hooks()
+        hooks = [self._random_numbers, *super().build_hooks()]
         # Before the writers, which detectron2 puts last on the main process.
         hooks.insert(-1, FigureLogger(Path(self.cfg.OUTPUT_DIR) / FIGURE_NAME))
         criterion = getattr(self._bare_model, "criterion", None)
@@ -133,20 +136,24 @@ class AVSTrainer(DefaultTrainer):
         return model
 
     @classmethod
-    def build_train_loader(cls, cfg: CfgNode, start_iter: int = 0) -> Any:
-        """Loader of DATASETS.TRAIN that goes on where iteration ``start_iter`` of a run with this SEED stands."""
+    def build_train_loader(cls, cfg: CfgNode, seed: int, start_iter: int = 0) -> Any:
+        """Loader of DATASETS.TRAIN that goes on where iteration ``start_iter`` of a run with this seed stands."""
+        if cfg.DATALOADER.ON_BROKEN_CLIP not in ON_BROKEN_CLIP:
+            raise AVSInputError(
+                f"DATALOADER.ON_BROKEN_CLIP is '{cfg.DATALOADER.ON_BROKEN_CLIP}': choose from "
+                f"{', '.join(ON_BROKEN_CLIP)}"
+            )
         dataset = get_detection_dataset_dicts(cfg.DATASETS.TRAIN, filter_empty=False)
-        batch_size = cfg.SOLVER.IMS_PER_BATCH
-        seed = cfg.SEED if cfg.SEED >= 0 else None
         share, kinds = cfg.INPUT.NEGATIVE_AUDIO_PROB, cfg.INPUT.NEGATIVE_AUDIO
         negative_audio = NegativeAudio(dataset, kinds, share) if share > 0 else None
-        return build_detection_train_loader(
-            dataset,
-            mapper=AVSDatasetMapper(cfg, is_train=True, negative_audio=negative_audio),
-            sampler=ResumableTrainingSampler(len(dataset), seed, consumed=start_iter * batch_size),
-            total_batch_size=batch_size,
-            aspect_ratio_grouping=False,
+        mapper = AVSDatasetMapper(cfg, is_train=True, negative_audio=negative_audio)
+        skip_broken = cfg.DATALOADER.ON_BROKEN_CLIP == "skip"
+        return build_train_loader(
+            DrawnClips(dataset, mapper, seed=seed, skip_broken=skip_broken),
+            seed=seed,
+            batch_size=cfg.SOLVER.IMS_PER_BATCH,
             num_workers=cfg.DATALOADER.NUM_WORKERS,
+            start_iter=start_iter,
         )
 
     @classmethod

@@ -8,12 +8,13 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from transavs.checkpoint import load_model, read_checkpoint
+from transavs.checkpoint import load_model
 from transavs.data.dataset_mapper import AVSDatasetMapper
 from transavs.errors import AVSInputError
 from transavs.evaluation.clip_figure import Clip, clip_picture, jaccard_label
 from transavs.figures.inputs import Record
 from transavs.visualizer import ClipPicture
+from transavs.weight_files import read_checkpoint
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,148 @@
+"""Batches at fault: told with the names of their clips, skipped or a reason to stop, and never learnt from."""
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from detectron2.utils.events import EventStorage
+
+from transavs import AVSInputError
+from transavs.data.audio import LOG_OFFSET, is_silent
+from transavs.engine import AVSTrainer
+from transavs.engine.guarded_trainer import GuardedTrainer
+
+
+@pytest.fixture
+def trainer_of(tiny_cfg, tiny_catalog: None, tmp_path: Path):
+    """Makes a trainer with settings; its model has statistics that run."""
+
+    def build(*settings: object) -> AVSTrainer:
+        tiny_cfg.merge_from_list(["OUTPUT_DIR", str(tmp_path), "SOLVER.MAX_ITER", 6, *settings])
+        return AVSTrainer(tiny_cfg)
+
+    return build
+
+
+def steps(trainer: AVSTrainer, count: int) -> None:
+    with EventStorage() as trainer.storage:
+        for trainer.iter in range(count):
+            trainer.run_step()
+
+
+def everything_learnt(trainer: AVSTrainer) -> list[torch.Tensor]:
+    moments = [value for state in trainer._trainer.optimizer.state.values() for value in state.values()]
+    return [value.clone() for value in (*trainer.model.state_dict().values(), *moments)]
+
+
+def spoil_losses(trainer: AVSTrainer, iterations: set[int], value: float) -> list[str]:
+    """A loss is ``value`` times what it is in these iterations; the clips that it is of are added to the result."""
+    clips: list[str] = []
+
+    def spoil(model, inputs: tuple, losses: dict) -> dict:
+        if trainer.iter not in iterations:
+            return losses
+        clips.extend(clip["video_id"] for clip in inputs[0])
+        return losses | {"loss_dice": losses["loss_dice"] * value}
+
+    trainer.model.register_forward_hook(spoil)
+    return clips
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_loss_that_is_not_finite_stops_the_run(trainer_of, value: float):
+    trainer = trainer_of()
+    clips = spoil_losses(trainer, {1}, value)
+    steps(trainer, 1)
+    before = [p.detach().clone() for p in trainer.model.parameters()]
+    trainer.iter = 1
+    with EventStorage() as trainer.storage, pytest.raises(AVSInputError) as stopped:
+        trainer.run_step()
+    assert str(stopped.value) == (
+        f"iteration 1, clips {', '.join(clips)}: not finite: loss_dice: look at them, or lower SOLVER.BASE_LR, then "
+        "--resume"
+    )
+    assert all(torch.equal(old, new) for old, new in zip(before, trainer.model.parameters(), strict=True))
+
+
+def test_a_skipped_batch_leaves_nothing_behind(trainer_of, logged: pytest.LogCaptureFixture):
+    trainer = trainer_of("SOLVER.ON_NON_FINITE", "skip")
+    spoil_losses(trainer, {2}, math.nan)
+    steps(trainer, 2)
+    before = everything_learnt(trainer)
+    trainer.iter = 2
+    with EventStorage() as trainer.storage:
+        trainer.run_step()
+        assert all(torch.equal(*pair) for pair in zip(before, everything_learnt(trainer), strict=True))
+        trainer.iter = 3
+        trainer.run_step()
+    assert not all(torch.equal(*pair) for pair in zip(before, everything_learnt(trainer), strict=True))
+    (told,) = [record.getMessage() for record in logged.records if "not finite" in record.getMessage()]
+    assert told.startswith("iteration 2, clips ")
+    assert told.endswith("skipped")
+
+
+def test_a_gradient_that_is_not_finite_counts_too(trainer_of):
+    trainer = trainer_of()
+    parameter = next(p for p in trainer.model.parameters() if p.requires_grad)
+    parameter.register_hook(lambda gradient: gradient * math.inf)
+    with pytest.raises(AVSInputError, match="not finite: the gradient"):
+        steps(trainer, 1)
+
+
+def test_too_many_skipped_batches_stop_the_run(trainer_of):
+    trainer = trainer_of("SOLVER.ON_NON_FINITE", "skip", "SOLVER.MAX_SKIPPED_BATCHES", 2)
+    spoil_losses(trainer, {0, 1, 3, 4, 5}, math.nan)
+    with pytest.raises(AVSInputError, match=r"iteration 5, .* after 2 skipped batches"):
+        steps(trainer, 6)
+
+
+def silenced(trainer: AVSTrainer, masks: float) -> None:
+    """Batches without any sound, and with the masks times a number."""
+    inner = trainer._trainer
+
+    def quiet(batches):
+        for batch in batches:
+            for clip in batch:
+                clip["log_mel"] = torch.full_like(clip["log_mel"], math.log(LOG_OFFSET))
+                for name in ("masks", "objects"):
+                    clip[name] = (clip[name] * masks).long()
+            yield batch
+
+    inner._data_loader_iter = quiet(inner._data_loader_iter)
+
+
+@pytest.mark.parametrize("word", ["train", "skip", "stop"])
+def test_batches_without_any_sound(trainer_of, logged: pytest.LogCaptureFixture, word: str):
+    trainer = trainer_of("SOLVER.ON_SILENT_BATCH", word)
+    silenced(trainer, 1)
+    before = everything_learnt(trainer)
+    if word == "stop":
+        with pytest.raises(AVSInputError, match=r"iteration 0, clips .*: no sound, and something sounds"):
+            steps(trainer, 1)
+        return
+    steps(trainer, 1)
+    assert "no sound, and something sounds" in logged.text
+    learnt = everything_learnt(trainer)
+    assert (word == "skip") == (len(learnt) == len(before) and all(map(torch.equal, before, learnt)))
+
+
+def test_silence_in_which_nothing_sounds_is_no_fault(trainer_of, logged: pytest.LogCaptureFixture):
+    trainer = trainer_of("SOLVER.ON_SILENT_BATCH", "stop")
+    silenced(trainer, 0)
+    steps(trainer, 1)
+    assert "no sound" not in logged.text
+
+
+def test_unknown_words(tiny_cfg):
+    model = torch.nn.Linear(1, 1)
+    for name, key in (("on_non_finite", "ON_NON_FINITE"), ("on_silent_batch", "ON_SILENT_BATCH")):
+        with pytest.raises(AVSInputError, match=rf"SOLVER\.{key} is 'go': choose from"):
+            GuardedTrainer(model, [], torch.optim.SGD(model.parameters(), lr=1.0), **{name: "go"})
+
+
+def test_silence_is_told_from_the_faintest_sound():
+    examples = torch.full((2, 1, 96, 64), math.log(LOG_OFFSET))
+    assert is_silent(examples)
+    examples[1, 0, 3, 4] = math.log(LOG_OFFSET + 1e-4)
+    assert not is_silent(examples)

@@ -1,0 +1,146 @@
+"""The training step: detectron2's, which looks at what came out before the weights learn from it."""
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from detectron2.engine import SimpleTrainer
+from detectron2.utils import comm
+from torch import Tensor, nn
+
+from transavs.data.audio import is_silent
+from transavs.errors import AVSInputError
+
+ON_NON_FINITE = ("stop", "skip")
+ON_SILENT_BATCH = ("train", "skip", "stop")
+
+
+class GuardedTrainer(SimpleTrainer):
+    """detectron2's SimpleTrainer and AMPTrainer in one, which does not learn from a batch that is at fault.
+
+    That is one whose losses or gradients are not finite, or in which things sound and no clip has any sound. The clips
+    are named, and the run stops or goes on with the next batch: on all ranks alike, with weights, running statistics
+    and the optimizer as they were.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        data_loader: Any,
+        optimizer: torch.optim.Optimizer,
+        *,
+        mixed_precision: bool = False,
+        on_non_finite: str = "stop",
+        on_silent_batch: str = "train",
+        max_skipped: int = 10,
+    ):
+        """
+        Args:
+            model, data_loader, optimizer: as detectron2's.
+            mixed_precision: on a GPU. Gradients are then left to the scaler, which skips those that overflow.
+            on_non_finite: one of ON_NON_FINITE.
+            on_silent_batch: one of ON_SILENT_BATCH; "train" warns.
+            max_skipped: batches in a row; at one more the run stops.
+
+        Raises:
+            AVSInputError: an unknown word.
+        """
+        for key, word, words in (
+            ("SOLVER.ON_NON_FINITE", on_non_finite, ON_NON_FINITE),
+            ("SOLVER.ON_SILENT_BATCH", on_silent_batch, ON_SILENT_BATCH),
+        ):
+            if word not in words:
+                raise AVSInputError(f"{key} is '{word}': choose from {', '.join(words)}")
+        super().__init__(model, data_loader, optimizer)
+        self._device_type = next(model.parameters()).device.type
+        self._mixed_precision = mixed_precision
+        self.grad_scaler = torch.amp.GradScaler(self._device_type, enabled=mixed_precision)
+        self._on_non_finite, self._on_silent_batch = on_non_finite, on_silent_batch
+        self._max_skipped, self._skipped_in_a_row = max_skipped, 0
+
+    def run_step(self) -> None:
+        """One iteration.
+
+        Raises:
+            AVSInputError: a batch at fault is to stop the run, or too many in a row were skipped.
+        """
+        start = time.perf_counter()
+        batch = next(self._data_loader_iter)
+        data_time = time.perf_counter() - start
+        buffers = self._kept_buffers()
+        with torch.autocast(self._device_type, enabled=self._mixed_precision):
+            losses = self.model(batch)
+        self.optimizer.zero_grad()
+        self.grad_scaler.scale(sum(losses.values())).backward()
+        if self._is_skipped(batch, losses):
+            self.optimizer.zero_grad()
+            for buffer, kept in zip(self.model.buffers(), buffers, strict=True):
+                buffer.copy_(kept)
+            return
+        self._write_metrics(losses, data_time)
+        self.grad_scaler.step(self.optimizer)
+        self.grad_scaler.update()
+
+    def _kept_buffers(self) -> list[Tensor]:
+        """Running statistics as they are before the batch; nothing where no batch is skipped."""
+        if "skip" not in (self._on_non_finite, self._on_silent_batch):
+            return []
+        return [buffer.clone() for buffer in self.model.buffers()]
+
+    def _is_skipped(self, batch: Sequence[Mapping[str, Any]], losses: Mapping[str, Tensor]) -> bool:
+        """Whether the ranks together skip the batch; what is wrong with it is told or raised."""
+        broken = [name for name, loss in losses.items() if not loss.isfinite().all()]
+        non_finite = bool(broken) or not (self._mixed_precision or self._gradients_are_finite())
+        silent = all(is_silent(clip["log_mel"]) for clip in batch) and any(clip["masks"].any() for clip in batch)
+        some_non_finite, some_heard = _any_rank(non_finite, not silent, like=next(iter(losses.values())))
+        clips = [str(clip["video_id"]) for clip in batch]
+        if some_non_finite:
+            found = comm.all_gather((clips, broken) if non_finite else ([], []))
+            clips = [clip for some, _ in found for clip in some]
+            names = sorted({name for _, some in found for name in some}) or ["the gradient"]
+            fault = f"not finite: {', '.join(names)}"
+            return self._tell(fault, "look at them, or lower SOLVER.BASE_LR", self._on_non_finite, clips)
+        if not some_heard:
+            clips = [clip for some in comm.all_gather(clips) for clip in some]
+            return self._tell("no sound, and something sounds", "extract it again", self._on_silent_batch, clips)
+        self._skipped_in_a_row = 0
+        return False
+
+    def _gradients_are_finite(self) -> bool:
+        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        return bool(nn.utils.get_total_norm(gradients).isfinite())
+
+    def _tell(self, fault: str, mend: str, word: str, clips: list[str]) -> bool:
+        """Warn of a fault, or raise it where ``word`` says so; returns whether the batch is skipped."""
+        if word == "skip":
+            self._skipped_in_a_row += 1
+        told = f"iteration {self.iter}, clips {', '.join(clips)}: {fault}"
+        if word == "stop" or self._skipped_in_a_row > self._max_skipped:
+            after = f" after {self._max_skipped} skipped batches" if word == "skip" else ""
+            raise AVSInputError(f"{told}{after}: {mend}, then --resume")
+        logging.getLogger(__name__).warning("%s: %s", told, "skipped" if word == "skip" else "trained on all the same")
+        return word == "skip"
+
+    def state_dict(self) -> dict[str, Any]:
+        return super().state_dict() | {
+            "optimizer": self.optimizer.state_dict(),
+            "grad_scaler": self.grad_scaler.state_dict(),
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        self.optimizer.load_state_dict(state_dict["optimizer"])
+        if state_dict["grad_scaler"]:  # empty where the run was not of mixed precision
+            self.grad_scaler.load_state_dict(state_dict["grad_scaler"])
+
+
+def _any_rank(*flags: bool, like: Tensor) -> list[bool]:
+    """Each flag, true where it is so on any rank."""
+    if comm.get_world_size() == 1:
+        return list(flags)
+    values = torch.tensor(flags, dtype=torch.uint8, device=like.device)
+    dist.all_reduce(values, dist.ReduceOp.MAX)
+    return [bool(value) for value in values.tolist()]
