@@ -2,9 +2,12 @@
 
 import json
 import os
+import shutil
+import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -21,6 +24,9 @@ OPTIONS = [
 
 
 LAUNCHER = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+
+
+TRAINING = "Starting training from iteration"
 
 
 def start(datasets: Path, output: Path, *launcher: str, options: tuple[str, ...] = ()) -> subprocess.Popen:
@@ -58,6 +64,41 @@ def test_two_processes_train_and_score_as_one(tiny_datasets: Path, tmp_path: Pat
     """The same global batch, batch norms included; three test clips over two ranks."""
     finish(start(tiny_datasets, tmp_path, *LAUNCHER))
     assert_same(losses_and_results(tmp_path), one_process)
+
+
+def rank_of(process: subprocess.Popen, rank: int) -> int:
+    """Process number of one of the ranks that torchrun has started."""
+    (children,) = Path(f"/proc/{process.pid}/task/{process.pid}").glob("children")
+    for pid in children.read_text().split():
+        if f"RANK={rank}".encode() in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
+            return int(pid)
+    raise AssertionError(f"torchrun has no rank {rank}")
+
+
+def assert_ends_with_an_error(process: subprocess.Popen) -> str:
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode != 0
+    return output
+
+
+def test_a_rank_that_is_killed_ends_the_job(tiny_datasets: Path, tmp_path: Path):
+    process = start(tiny_datasets, tmp_path, *LAUNCHER, options=("SOLVER.MAX_ITER", "100000"))
+    while TRAINING not in process.stdout.readline():
+        assert process.poll() is None, "the run has ended before it trained"
+    time.sleep(1)
+    os.kill(rank_of(process, 1), signal.SIGKILL)
+    assert "Signal 9 (SIGKILL)" in assert_ends_with_an_error(process)
+
+
+def test_a_rank_that_fails_ends_the_job_and_says_why(tiny_datasets: Path, tmp_path: Path):
+    """Of the four clips that two ranks share one is broken."""
+    datasets = shutil.copytree(tiny_datasets, tmp_path / "datasets")
+    (wav,) = (datasets / "synthetic/AVSBench_semantic").glob("*/avss_train_0001_0/audio.wav")
+    wav.write_bytes(wav.read_bytes()[:5000])
+    output = assert_ends_with_an_error(start(datasets, tmp_path / "out", *LAUNCHER))
+    told = f"{wav.parent.name}/{wav.name} is truncated (5000 of"
+    assert told in output
+    assert any(told in log.read_text() for log in (tmp_path / "out").glob("log.txt*"))
 
 
 @pytest.mark.slow

@@ -17,10 +17,13 @@ class _InputErrorFilter(logging.Filter):
 
 
 def run_tool(main: Callable[[], None]) -> None:
-    """Run a tool; an AVSInputError becomes one line on stderr and exit status 2."""
+    """Run a tool; an AVSInputError becomes one line on stderr, and in the run's log, and exit status 2."""
     logging.getLogger("detectron2.engine.train_loop").addFilter(_InputErrorFilter())
     try:
         main()
     except AVSInputError as error:
+        log = logging.getLogger("transavs")
+        if log.handlers:  # of a run, which has a file for each rank
+            log.error(error.summary)
         sys.stderr.write(f"error: {error.summary}\n")
         sys.exit(USAGE_ERROR)
