@@ -12,6 +12,7 @@ from torch import nn
 from transavs import AVSInputError
 from transavs.checkpoint import load_weights
 from transavs.engine import AVSTrainer
+from transavs.versions import versions
 
 TOOL = "tools/train_net.py"
 QUICKSTART = ("--config-file", "configs/quickstart.yaml")
@@ -54,9 +55,10 @@ def test_eval_only_gives_the_number_that_training_ended_with(trained: Path, run_
 
 
 def test_resume_goes_on_with_iteration_optimizer_and_data_order(trained: Path, run_train_net, tmp_path: Path):
-    """The resumed run ends with the weights of the uninterrupted one, where flips and dropout draw nothing."""
-    options = (*TINY_MODEL, "INPUT.RANDOM_FLIP", "none", "SOLVER.CHECKPOINT_PERIOD", 2, "SOLVER.MAX_ITER", 4)
-    options += ("TEST.AUDIO_CONDITIONS", "['true']", "TEST.FIGURE_CLIPS", 0)
+    """The resumed run ends with the weights of the uninterrupted one, flips, noise and dropout included."""
+    options = (*TINY_MODEL, "SOLVER.CHECKPOINT_PERIOD", 2, "SOLVER.MAX_ITER", 4, "TEST.AUDIO_CONDITIONS", "['true']")
+    options += ("MODEL.TRANSAVS.DROPOUT", 0.1, "INPUT.NEGATIVE_AUDIO_PROB", 0.5, "TEST.FIGURE_CLIPS", 0)
+    options += ("INPUT.NEGATIVE_AUDIO", "['silence', 'noise']")
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     assert run_train_net(*QUICKSTART, *options, "OUTPUT_DIR", whole).returncode == 0
     # Stopped after the checkpoint of the second iteration.
@@ -68,8 +70,11 @@ def test_resume_goes_on_with_iteration_optimizer_and_data_order(trained: Path, r
     assert "Starting training from iteration 2" in done.stdout
     states = [torch.load(folder / "model_final.pth", weights_only=True) for folder in (whole, parts)]
     assert all(state["trainer"]["_trainer"]["optimizer"]["state"][0]["step"] == 4 for state in states)
-    for name, value in states[0]["model"].items():
-        torch.testing.assert_close(states[1]["model"][name], value, rtol=1e-4, atol=1e-6)
+    learnt = [(state["model"], state["trainer"]["_trainer"]["optimizer"]["state"]) for state in states]
+    torch.testing.assert_close(*learnt, rtol=0, atol=1e-6)
+    assert states[0]["trainer"]["hooks"] == states[1]["trainer"]["hooks"]
+    assert states[0]["versions"] == versions()
+    assert f"torch {versions()['torch']}" in done.stdout
 
 
 def test_fine_tuning_starts_afresh_from_the_weights_of_another_subset(trained: Path, run_train_net, tmp_path: Path):

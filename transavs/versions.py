@@ -2,6 +2,7 @@
 
 import platform
 import subprocess
+from collections.abc import Mapping
 from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
@@ -19,6 +20,13 @@ def versions() -> dict[str, str]:
     commit = _commit(Path(__file__).parents[1])
     found = {"transavs": _version("transavs")} | ({"commit": commit} if commit else {})
     return found | {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES}
+
+
+def version_changes(before: Mapping[str, str]) -> list[str]:
+    """What differs from the versions that something was made with, as "name: then, now"."""
+    now = versions()
+    return [f"{name}: {version}, now {now.get(name, UNKNOWN)}" for name, version in before.items()
+            if version != now.get(name, UNKNOWN)]  # fmt: skip
 
 
 def _version(package: str) -> str:

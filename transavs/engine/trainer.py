@@ -33,6 +33,7 @@ from transavs.evaluation.prediction_writer import PredictionWriter
 from transavs.evaluation.results import combined_scores, results_table, write_results
 from transavs.modeling.activation_checkpoint import checkpoint_modules
 from transavs.modeling.criterion import AVSCriterion
+from transavs.versions import version_changes
 
 FIGURE_NAME = "figure.png"
 PREDICTIONS, JOURNALS = "inference", "inference_journal"  # folders in OUTPUT_DIR
@@ -89,7 +90,9 @@ class AVSTrainer(DefaultTrainer):
             if not last:
                 self.checkpointer.load(self.cfg.MODEL.WEIGHTS, checkpointables=[])
                 return
-            self.checkpointer.load(last)
+            found = self.checkpointer.load(last)
+        if changes := version_changes(found.get("versions", {})):
+            logging.getLogger(__name__).warning("the run began with other versions (%s)", ", ".join(changes))
         self.start_iter = self.iter + 1
         loader = self.build_train_loader(self.cfg, self._random_numbers.seed, self.start_iter)
         self._replace_train_loader(loader)
