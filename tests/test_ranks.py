@@ -68,8 +68,7 @@ def test_two_processes_train_and_score_as_one(tiny_datasets: Path, tmp_path: Pat
 
 def rank_of(process: subprocess.Popen, rank: int) -> int:
     """Process number of one of the ranks that torchrun has started."""
-    (children,) = Path(f"/proc/{process.pid}/task/{process.pid}").glob("children")
-    for pid in children.read_text().split():
+    for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split():
         if f"RANK={rank}".encode() in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
             return int(pid)
     raise AssertionError(f"torchrun has no rank {rank}")
@@ -111,15 +110,33 @@ def test_two_processes_train_tpavi_with_avm_as_one(tiny_datasets: Path, tmp_path
     assert_same(losses_and_results(tmp_path / "two"), losses_and_results(tmp_path / "one"))
 
 
-@pytest.mark.slow
-def test_two_machines_train_and_score_as_one(tiny_datasets: Path, tmp_path: Path, one_process: tuple):
+def start_two_machines(datasets: Path, output: Path, *options: str) -> list[subprocess.Popen]:
     """Two torchrun agents of one process each that meet on loopback, as two machines would."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     meeting = ("--rdzv-backend", "c10d", "--rdzv-endpoint", f"127.0.0.1:{port}", "--rdzv-id", "test")
     launcher = ("-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1", *meeting)
-    machines = [start(tiny_datasets, tmp_path, *launcher, "--local-addr", "127.0.0.1") for _ in range(2)]
+    return [start(datasets, output, *launcher, "--local-addr", "127.0.0.1", options=options) for _ in range(2)]
+
+
+@pytest.mark.slow
+def test_a_machine_whose_rank_is_killed_ends_the_job_on_both(tiny_datasets: Path, tmp_path: Path):
+    machines = start_two_machines(tiny_datasets, tmp_path, "SOLVER.MAX_ITER", "100000")
+    log = tmp_path / "log.txt"
+    while not log.exists() or TRAINING not in log.read_text():
+        assert all(machine.poll() is None for machine in machines), "a machine has ended before it trained"
+        time.sleep(0.1)
+    time.sleep(2)
+    (killed,) = Path(f"/proc/{machines[1].pid}/task/{machines[1].pid}/children").read_text().split()
+    os.kill(int(killed), signal.SIGKILL)
+    for machine in machines:
+        assert_ends_with_an_error(machine)
+
+
+@pytest.mark.slow
+def test_two_machines_train_and_score_as_one(tiny_datasets: Path, tmp_path: Path, one_process: tuple):
+    machines = start_two_machines(tiny_datasets, tmp_path)
     for machine in machines:
         finish(machine)
     assert_same(losses_and_results(tmp_path), one_process)
