@@ -1,18 +1,22 @@
 """The wheel, unpacked away from the checkout: what an installed transavs is made of."""
 
+import json
 import os
+import runpy
 import shutil
 import subprocess
 import sys
 import zipfile
 from configparser import ConfigParser
+from importlib.metadata import Distribution
 from pathlib import Path
 
 import pytest
-from conftest import REPOSITORY
+from conftest import REPOSITORY, TINY_MODEL
 from detectron2.modeling import build_model
 from videos import make_video
 
+import transavs
 from transavs.checkpoint import AVSCheckpointer
 from transavs.data.video import Video
 
@@ -22,9 +26,10 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder that a wheel of this checkout is unpacked into."""
     folder = tmp_path_factory.mktemp("wheel")
     source = folder / "source"  # a copy: what an older build has left in the checkout would go along
-    for name in ("transavs", "tools"):
-        shutil.copytree(REPOSITORY / name, source / name)
-    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
+    for name in ("transavs", "tools", "datasets", "configs"):
+        data = shutil.ignore_patterns("synthetic", "AVSBench_*") if name == "datasets" else None
+        shutil.copytree(REPOSITORY / name, source / name, ignore=data)
+    for name in ("setup.py", "setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(REPOSITORY / name, source)
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
     subprocess.run([*command, "--wheel-dir", folder, source], check=True, timeout=300)
@@ -42,14 +47,17 @@ def commands(installed: Path) -> dict[str, str]:
     return dict(scripts["console_scripts"])
 
 
-def run_command(name: str, installed: Path, *arguments: object, before: str = "") -> subprocess.CompletedProcess:
+def run_command(
+    name: str, installed: Path, *arguments: object, folder: Path | None = None, before: str = ""
+) -> subprocess.CompletedProcess:
     """Run a console command of the wheel away from the checkout, as the script that pip writes for it does."""
     module, function = commands(installed)[name].split(":")
     code = f"import sys; sys.argv[0] = {name!r}; {before}\nfrom {module} import {function}; {function}()"
+    environment = {key: value for key, value in os.environ.items() if key != "DETECTRON2_DATASETS"}
     return subprocess.run(
         [sys.executable, "-c", code, *map(str, arguments)],
-        env=os.environ | {"PYTHONPATH": str(installed)},
-        cwd=installed.parent,
+        env=environment | {"PYTHONPATH": str(installed)},
+        cwd=folder or installed.parent,
         capture_output=True,
         text=True,
         timeout=300,
@@ -66,10 +74,29 @@ def test_the_demo_runs_from_the_wheel(installed: Path, tiny_cfg, tmp_path: Path)
     assert len(list(Video(tmp_path / "o.mp4").frames())) == 25
 
 
-def test_every_command_has_its_tool(installed: Path):
-    for name in commands(installed):
-        tool = name.removeprefix("transavs-").replace("-", "_")
-        assert (installed / f"transavs_tools/{tool}.py").is_file(), name
+def test_every_script_has_its_command(installed: Path):
+    """All of tools/ and datasets/ but the file that the commands begin in."""
+    found = runpy.run_path(str(installed / "transavs_tools/console.py"))["COMMANDS"]
+    assert commands(installed) == dict.fromkeys(found, "transavs_tools.console:main")
+    scripts = {f"transavs_{path.parent.name}.{path.stem}" for path in REPOSITORY.glob("tools/*.py")}
+    scripts |= {f"transavs_{path.parent.name}.{path.stem}" for path in REPOSITORY.glob("datasets/*.py")}
+    assert sorted(found.values()) == sorted(scripts - {"transavs_tools.console"})
+    for module in found.values():
+        assert (installed / f"{module.replace('.', '/')}.py").is_file(), module
+
+
+def test_every_config_goes_along(installed: Path):
+    configs = {path.relative_to(REPOSITORY) for path in REPOSITORY.glob("configs/**/*.yaml")}
+    assert {path.relative_to(installed / "transavs") for path in installed.glob("transavs/**/*.yaml")} == configs
+
+
+def test_the_version_is_the_package_s_and_is_found_without_torch(installed: Path):
+    (metadata,) = installed.glob("*.dist-info")
+    assert Distribution.at(metadata).version == transavs.__version__
+    code = "import runpy, sys; sys.modules['torch'] = None; sys.argv = ['setup.py', '--version']; "
+    code += "runpy.run_path('setup.py', run_name='__main__')"
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, timeout=300)
+    assert done.stdout.split()[-1:] == [transavs.__version__], done.stderr
 
 
 def test_without_detectron2_a_command_says_how_to_get_it(installed: Path):
@@ -77,3 +104,52 @@ def test_without_detectron2_a_command_says_how_to_get_it(installed: Path):
     done = run_command("transavs-demo", installed, "--help", before=missing)
     assert done.returncode == 2
     assert done.stderr == "error: detectron2 is not installed: run transavs-install-detectron2 once\n"
+
+
+def test_from_nothing_to_a_marked_video_in_an_empty_folder(installed: Path, tmp_path: Path):
+    """The commands of the README's "Without a checkout", on less data with a smaller model."""
+    where = f"import transavs; assert transavs.__file__.startswith({str(installed)!r})"
+
+    def run(name: str, *arguments: object) -> None:
+        done = run_command(name, installed, *arguments, folder=tmp_path, before=where)
+        assert done.returncode == 0, done.stderr
+
+    def scores() -> dict[str, float]:
+        return json.loads((tmp_path / "output/quickstart/results.json").read_text())
+
+    model = (*TINY_MODEL, "OUTPUT_DIR", "output/quickstart")
+    run("transavs-prepare-synthetic", "--subsets", "ms3", "--size", 32, "--clips", 4, 2, 3, "--workers", 1)
+    run("transavs-train", "--config-file", "configs/quickstart.yaml", *model, "SOLVER.MAX_ITER", 2)
+    trained = scores()
+    weights = "output/quickstart/model_final.pth"
+    run("transavs-train", "--config-file", "quickstart.yaml", "--eval-only", *model, "MODEL.WEIGHTS", weights)
+    assert scores() == pytest.approx(trained)
+    run("transavs-prepare-video", "--output", "video.mp4", "--seconds", 1, "--size", 48, 64)
+    run("transavs-demo", "--weights", weights, "--input", "video.mp4", "--output", "marked.mp4")
+    assert len(list(Video(tmp_path / "marked.mp4").frames())) == 25
+
+
+def test_a_folder_s_own_config_comes_before_the_packaged_one(installed: Path, tmp_path: Path):
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs/quickstart.yaml").write_text("MODEL:\n  NO_SUCH_KEY: 1\n")
+    for name, error in (
+        ("configs/quickstart.yaml", "configs/quickstart.yaml: Non-existent config key: MODEL.NO_SUCH_KEY"),
+        (
+            "configs/none.yaml",
+            f"'configs/none.yaml' does not exist: name a file of your own or one of those in {installed}",
+        ),
+    ):
+        done = run_command("transavs-train", installed, "--config-file", name, folder=tmp_path)
+        assert done.returncode == 2
+        (line,) = done.stderr.splitlines()[-1:]
+        assert error in line
+
+
+@pytest.mark.slow
+def test_the_ablations_run_from_the_wheel(installed: Path, tiny_datasets: Path, tmp_path: Path):
+    (tmp_path / "datasets").symlink_to(tiny_datasets)
+    options = ("--seeds", 1, "--output", "output", "--", *TINY_MODEL, "SOLVER.MAX_ITER", 1)
+    config = "configs/ablations/cpu/ms3_decoder_1.yaml"
+    done = run_command("transavs-run-ablations", installed, "--configs", config, *options, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "decoder_1" in (tmp_path / "output/table.txt").read_text()
