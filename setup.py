@@ -46,6 +46,8 @@ setup(
         "omegaconf>=2.3",
         "termcolor>=2.3",
         "yacs>=0.1.8",
+        # What transavs-install-detectron2 has pip build it with.
+        "setuptools>=70.1",
     ],
     extras_require={
         "export": ["torch>=2.9", "onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.5.4"],
