@@ -17,7 +17,9 @@ from detectron2.modeling import build_model
 from videos import make_video
 
 import transavs
+from transavs import AVSInputError
 from transavs.checkpoint import AVSCheckpointer
+from transavs.config import find_config
 from transavs.data.video import Video
 
 
@@ -106,6 +108,15 @@ def test_without_detectron2_a_command_says_how_to_get_it(installed: Path):
     assert done.stderr == "error: detectron2 is not installed: run transavs-install-detectron2 once\n"
 
 
+def test_training_finds_a_packaged_config_and_says_what_data_it_wants(installed: Path, tmp_path: Path):
+    done = run_command("transavs-train", installed, "--config-file", "configs/quickstart.yaml", folder=tmp_path)
+    assert done.returncode == 2, done.stderr
+    error = done.stderr.splitlines()[-1]
+    assert error.startswith("error: datasets/synthetic/Multi-sources/ms3_meta_data.csv does not exist: run ")
+    assert "transavs-prepare-synthetic" in error
+
+
+@pytest.mark.slow
 def test_from_nothing_to_a_marked_video_in_an_empty_folder(installed: Path, tmp_path: Path):
     """The commands of the README's "Without a checkout", on less data with a smaller model."""
     where = f"import transavs; assert transavs.__file__.startswith({str(installed)!r})"
@@ -114,35 +125,32 @@ def test_from_nothing_to_a_marked_video_in_an_empty_folder(installed: Path, tmp_
         done = run_command(name, installed, *arguments, folder=tmp_path, before=where)
         assert done.returncode == 0, done.stderr
 
-    def scores() -> dict[str, float]:
-        return json.loads((tmp_path / "output/quickstart/results.json").read_text())
-
-    model = (*TINY_MODEL, "OUTPUT_DIR", "output/quickstart")
+    model = (*TINY_MODEL, "TEST.AUDIO_CONDITIONS", '["true"]', "OUTPUT_DIR", "output/quickstart")
     run("transavs-prepare-synthetic", "--subsets", "ms3", "--size", 32, "--clips", 4, 2, 3, "--workers", 1)
     run("transavs-train", "--config-file", "configs/quickstart.yaml", *model, "SOLVER.MAX_ITER", 2)
-    trained = scores()
+    results = tmp_path / "output/quickstart/results.json"
+    trained = json.loads(results.read_text())
+    results.unlink()
     weights = "output/quickstart/model_final.pth"
     run("transavs-train", "--config-file", "quickstart.yaml", "--eval-only", *model, "MODEL.WEIGHTS", weights)
-    assert scores() == pytest.approx(trained)
+    assert json.loads(results.read_text()) == pytest.approx(trained)
     run("transavs-prepare-video", "--output", "video.mp4", "--seconds", 1, "--size", 48, 64)
     run("transavs-demo", "--weights", weights, "--input", "video.mp4", "--output", "marked.mp4")
     assert len(list(Video(tmp_path / "marked.mp4").frames())) == 25
 
 
-def test_a_folder_s_own_config_comes_before_the_packaged_one(installed: Path, tmp_path: Path):
-    (tmp_path / "configs").mkdir()
-    (tmp_path / "configs/quickstart.yaml").write_text("MODEL:\n  NO_SUCH_KEY: 1\n")
-    for name, error in (
-        ("configs/quickstart.yaml", "configs/quickstart.yaml: Non-existent config key: MODEL.NO_SUCH_KEY"),
-        (
-            "configs/none.yaml",
-            f"'configs/none.yaml' does not exist: name a file of your own or one of those in {installed}",
-        ),
-    ):
-        done = run_command("transavs-train", installed, "--config-file", name, folder=tmp_path)
-        assert done.returncode == 2
-        (line,) = done.stderr.splitlines()[-1:]
-        assert error in line
+def test_a_file_comes_before_the_packaged_config_of_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("configs/cpu/s4_r18.yaml", "cpu/s4_r18.yaml"):
+        assert find_config(name) == REPOSITORY / "configs/cpu/s4_r18.yaml"
+        own = tmp_path / name
+        own.parent.mkdir(parents=True)
+        own.write_text("VERSION: 2\n")
+        assert find_config(name).samefile(own)
+    error = r"does not exist: name a file of your own or one of those in /.*/configs$"
+    for name in ("configs/none.yaml", "", "configs", tmp_path / "configs/quickstart.yaml"):
+        with pytest.raises(AVSInputError, match=error):
+            find_config(name)
 
 
 @pytest.mark.slow
