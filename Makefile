@@ -12,7 +12,7 @@ QUICKSTART := output/quickstart
 
 install: $(INSTALLED)
 
-$(INSTALLED): requirements.txt setup.py tools/install_detectron2.py
+$(INSTALLED): requirements.txt setup.py setup.cfg tools/console.py tools/install_detectron2.py
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --no-compile --requirement requirements.txt
 	$(BIN)/python tools/install_detectron2.py

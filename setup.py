@@ -1,22 +1,25 @@
 """Package metadata of transavs. detectron2, which PyPI lacks, comes from tools/install_detectron2.py."""
 
+import runpy
 from pathlib import Path
 
 from setuptools import find_packages, setup
 
-TOOLS = ("demo", "export-model", "install-detectron2", "visualize", "web-demo")
+HERE = Path(__file__).parent
+COMMANDS = runpy.run_path(str(HERE / "tools/console.py"))["COMMANDS"]
+FOLDERS = {"transavs_tools": "tools", "transavs_datasets": "datasets", "transavs.configs": "configs"}
 
 setup(
     name="transavs",
-    version="0.1.0.dev0",
     description="Audio-visual segmentation on detectron2: TransAVS and the AVSBench benchmark",
-    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
-    # The tools go along as a package of their own: one of them must run where transavs cannot be imported yet.
-    packages=[*find_packages(include=("transavs", "transavs.*")), "transavs_tools"],
-    package_dir={"transavs_tools": "tools"},
-    entry_points={"console_scripts": [f"transavs-{tool}=transavs_tools.console:main" for tool in TOOLS]},
+    # The scripts go along as packages of their own: one of them must run where transavs cannot be imported yet.
+    packages=[*find_packages(include=("transavs", "transavs.*")), *FOLDERS],
+    package_dir=FOLDERS,
+    package_data={"transavs.configs": ["**/*.yaml"]},
+    entry_points={"console_scripts": [f"{command}=transavs_tools.console:main" for command in COMMANDS]},
     python_requires=">=3.11",
     install_requires=[
         # torchaudio 2.11, the last one, is of CUDA 13.0 and refuses a torch of another, as PyPI's 2.15 is.
@@ -43,6 +46,8 @@ setup(
         "omegaconf>=2.3",
         "termcolor>=2.3",
         "yacs>=0.1.8",
+        # What transavs-install-detectron2 has pip build it with.
+        "setuptools>=70.1",
     ],
     extras_require={
         "export": ["torch>=2.9", "onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.5.4"],

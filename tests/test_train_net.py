@@ -135,7 +135,7 @@ def errors_of(done) -> str:
 def test_settings_that_are_wrong(run_here, tiny_cfg, tmp_path: Path):
     output = ("OUTPUT_DIR", tmp_path / "out")
     error = errors_of(run_here(TOOL, "--config-file", "configs/none.yaml", *output))
-    assert "'configs/none.yaml' does not exist: name a file" in error
+    assert f"'configs/none.yaml' does not exist: name a file of your own or one of those in {REPOSITORY}/c" in error
     error = errors_of(run_here(TOOL, *QUICKSTART, "MODEL.TRANSAVS.QUERIES", 3, *output))
     assert "MODEL.TRANSAVS.QUERIES" in error
     assert "give KEY VALUE pairs" in error

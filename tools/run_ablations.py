@@ -12,6 +12,8 @@ from pathlib import Path
 from transavs.engine.ablation import collect, draw_runs, execute, plan, tabulate_runs, write_tables
 from transavs.engine.command_line import run_tool
 
+TRAIN_NET = Path(__file__).with_name("train_net.py")  # lies beside this file in a checkout and in a wheel
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -26,7 +28,7 @@ def main() -> None:
     runs = plan(args.configs, args.seeds, args.output, args.overrides)
     tabulate_runs(runs, collect(runs, args.metrics), args.settings)  # a wrong name shows now and not after hours
     try:
-        execute(runs, args.jobs)
+        execute(runs, TRAIN_NET, args.jobs)
     finally:
         values = collect(runs, args.metrics)
         sys.stdout.write(write_tables(*tabulate_runs(runs, values, args.settings), args.output) + "\n")

@@ -9,3 +9,4 @@ from transavs.errors import AVSInputError
 from transavs.predictor import AVSPredictor
 
 __all__ = ["AVSInputError", "AVSPredictor", "add_transavs_config", "data", "modeling"]
+__version__ = "0.1.0"

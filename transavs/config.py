@@ -8,6 +8,8 @@ from detectron2.config import get_cfg
 
 from transavs.errors import AVSInputError, one_line
 
+CONFIGS = "configs"
+
 
 def load_config(config_file: str | Path, overrides: Sequence[str] = ()) -> CN:
     """detectron2's defaults, transavs's keys, a YAML file and ``KEY VALUE`` overrides, in this order.
@@ -16,10 +18,9 @@ def load_config(config_file: str | Path, overrides: Sequence[str] = ()) -> CN:
         AVSInputError: the file is missing or broken, a key is unknown or a value of the wrong type.
     """
     cfg = _default_config()
-    if not Path(config_file).is_file():
-        raise AVSInputError(f"the config {str(config_file)!r} does not exist: name a file such as configs/s4_r50.yaml")
+    path = find_config(config_file)
     try:
-        cfg.merge_from_file(str(config_file))
+        cfg.merge_from_file(str(path))
     except Exception as error:  # yacs and PyYAML raise many kinds, all about what the file holds
         raise AVSInputError(f"{config_file}: {one_line(error)}: correct the file, see transavs/config.py") from error
     try:
@@ -27,6 +28,25 @@ def load_config(config_file: str | Path, overrides: Sequence[str] = ()) -> CN:
     except Exception as error:
         raise AVSInputError(f"overrides {list(overrides)}: {one_line(error)}: give KEY VALUE pairs") from error
     return cfg
+
+
+def find_config(config_file: str | Path) -> Path:
+    """A file on disk, or else the config of this name that comes with transavs, with or without "configs/" before it.
+
+    Raises:
+        AVSInputError: there is neither.
+    """
+    path, package = Path(config_file), Path(__file__).parent
+    if path.is_file():
+        return path
+    # A wheel has the folder inside the package, a checkout beside it.
+    packaged = package / CONFIGS if (package / CONFIGS).is_dir() else package.parent / CONFIGS
+    found = packaged / (path.relative_to(CONFIGS) if path.parts[:1] == (CONFIGS,) else path)
+    if not found.is_file():
+        raise AVSInputError(
+            f"the config {str(config_file)!r} does not exist: name a file of your own or one of those in {packaged}"
+        )
+    return found
 
 
 def parse_config(text: str, source: str | Path) -> CN:

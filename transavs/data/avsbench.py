@@ -162,7 +162,7 @@ AVSBENCH_MEND = "get AVSBench as datasets/README.md says"
 SOURCES = {
     "avsbench": (AVSBENCH_MEND, {"s4": "AVSBench_object", "ms3": "AVSBench_object", "avss": "AVSBench_semantic"}),
     "synthetic": (
-        "run datasets/prepare_synthetic.py",
+        "run datasets/prepare_synthetic.py (without a checkout transavs-prepare-synthetic)",
         {"s4": "synthetic", "ms3": "synthetic", "avss": "synthetic/AVSBench_semantic"},
     ),
 }

@@ -22,8 +22,6 @@ from transavs.errors import AVSInputError
 from transavs.evaluation.results import RESULTS_NAME
 from transavs.figures.charts import draw_bars
 
-TRAIN_NET = Path(__file__).parents[2] / "tools" / "train_net.py"
-
 
 @dataclass(frozen=True)
 class Run:
@@ -44,8 +42,12 @@ class Run:
         subset, _, rest = self.config.stem.partition("_")
         return rest if subset in LAYOUTS and rest else self.config.stem
 
-    def execute(self, threads: int) -> None:
+    def execute(self, train_net: Path, threads: int) -> None:
         """Train and test in a process of its own, going on from its last checkpoint; nothing if it has finished.
+
+        Args:
+            train_net: the script to run.
+            threads: number of threads it may use.
 
         Raises:
             AVSInputError: the process failed; its log is named.
@@ -53,7 +55,7 @@ class Run:
         if self.results.exists():
             return
         self.output.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, str(TRAIN_NET), "--config-file", str(self.config), "--resume", *self.overrides]
+        command = [sys.executable, str(train_net), "--config-file", str(self.config), "--resume", *self.overrides]
         command += ["SEED", str(self.seed), "OUTPUT_DIR", str(self.output)]
         log = self.output / "output.txt"
         with open(log, "a") as file:
@@ -76,12 +78,16 @@ def plan(configs: Sequence[Path], seeds: Sequence[int], output: Path, overrides:
     ]
 
 
-def execute(runs: Sequence[Run], jobs: int) -> None:
-    """Run what has not finished, ``jobs`` at a time, with a progress bar. A failed run does not stop the others."""
+def execute(runs: Sequence[Run], train_net: Path, jobs: int) -> None:
+    """Run what has not finished by the script ``train_net``, ``jobs`` at a time, with a progress bar.
+
+    Raises:
+        AVSInputError: runs have failed, which does not stop the others.
+    """
     threads = max(1, (os.cpu_count() or 1) // jobs)
     failures = []
     with ThreadPoolExecutor(jobs) as pool, tqdm(total=len(runs), unit="run") as progress:
-        for future in [pool.submit(run.execute, threads) for run in runs]:
+        for future in [pool.submit(run.execute, train_net, threads) for run in runs]:
             try:
                 future.result()
             except AVSInputError as error:
