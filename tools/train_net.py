@@ -11,7 +11,7 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
 from transavs.checkpoint import load_weights
-from transavs.config import load_config
+from transavs.config import find_config, load_config
 from transavs.engine import AVSTrainer
 from transavs.engine.command_line import run_tool
 from transavs.engine.launch import launch
@@ -20,6 +20,7 @@ from transavs.versions import versions
 
 
 def setup(args: Namespace) -> CfgNode:
+    args.config_file = str(find_config(args.config_file))  # default_setup opens it again
     cfg = load_config(args.config_file, args.opts)
     cfg.freeze()
     default_setup(cfg, args)

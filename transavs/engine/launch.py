@@ -9,8 +9,6 @@ import torch.distributed as dist
 from detectron2.engine import launch as launch_with_detectron2
 from detectron2.utils import comm
 
-from transavs.config import find_config
-
 
 def started_by_torchrun() -> bool:
     """Whether this process is one of several that torchrun (or another elastic launcher) has started."""
@@ -23,12 +21,7 @@ def launch(main: Callable[[Namespace], None], args: Namespace) -> None:
     Under torchrun the processes are there already, on GPUs (NCCL) or CPUs (gloo), on one machine or several, and
     ``--num-gpus``, ``--num-machines``, ``--machine-rank`` and ``--dist-url`` are not needed. Otherwise detectron2's
     launcher starts ``--num-gpus`` processes here; it needs a GPU for each.
-
-    Raises:
-        AVSInputError: ``--config-file`` is neither a file nor a config that comes with transavs.
     """
-    # detectron2's default_setup opens the file by this name again.
-    args.config_file = str(find_config(args.config_file))
     flush_subnormal_numbers()
     if not started_by_torchrun():
         launch_with_detectron2(
