@@ -6,12 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from transavs.data.images import UNREADABLE, read_mask
+from transavs.data.images import open_image, read_mask, readable
 from transavs.errors import AVSInputError
 from transavs.evaluation.clip_scores import ClipScores, score_clip, summarize
 from transavs.evaluation.metrics import THRESHOLD
@@ -35,13 +34,10 @@ def read_score_map(path: str) -> np.ndarray:
     Raises:
         AVSInputError: the file is no image.
     """
-    try:
-        with Image.open(path) as image:
-            levels = np.asarray(image.convert("L"))
-            if image.mode == "P" or levels.max() <= 1:  # palettes of two colours are binary, whatever the colours
-                return (np.asarray(image) > 0).astype(np.float32)
-    except UNREADABLE as error:
-        raise AVSInputError(f"{path} cannot be read as a mask ({error}): write the prediction again") from error
+    with readable(path, "a mask", "write the prediction again"), open_image(path) as image:
+        levels = np.asarray(image.convert("L"))
+        if image.mode == "P" or levels.max() <= 1:  # palettes of two colours are binary, whatever the colours
+            return (np.asarray(image) > 0).astype(np.float32)
     return levels.astype(np.float32) / WHITE
 
 
