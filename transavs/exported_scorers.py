@@ -11,6 +11,7 @@ from torch.export.passes import move_to_device_pass
 
 from transavs.clip_scorer import ClipFormat, ClipScorer, ModelScorer
 from transavs.errors import AVSInputError, one_line
+from transavs.modeling.base import check_device
 
 FORMAT_KEY = "clip_format"  # under which both kinds of files hold the ClipFormat
 
@@ -25,8 +26,9 @@ def load_scorer(path: str | Path, device: str | torch.device, config_file: str |
 
     Raises:
         AVSInputError: the file is missing, broken or not a model of this package, or it is given a config though it
-            is exported.
+            is exported; or there is no such device.
     """
+    check_device(device)
     loaders = {".pt2": ProgramScorer.from_file, ".onnx": OnnxScorer.from_file}
     loader = loaders.get(Path(path).suffix)
     if loader is None:
