@@ -17,9 +17,9 @@ from torch.nn import functional as F
 from transavs.clip_scorer import ClipFormat, ClipScorer
 from transavs.data.audio import SAMPLE_RATE, log_mel_examples, resample
 from transavs.data.video import SoundAround, Video, open_video, sample_frames
-from transavs.errors import AVSInputError, one_line
+from transavs.errors import AVSInputError
 from transavs.exported_scorers import load_scorer
-from transavs.limits import MAX_CHANNELS
+from transavs.given_arrays import check_frames, mono_sound
 
 SILENCE_DB = -100.0  # loudness is not told apart below
 
@@ -87,30 +87,6 @@ class FramePrediction:
             for number in range(1, len(scores))
             if (found := classes == number).any()
         ]
-
-
-def _check_frames(frames: Sequence[np.ndarray]) -> None:
-    for frame in frames:
-        if not isinstance(frame, np.ndarray):
-            raise AVSInputError(f"a frame is a {type(frame).__name__}: give NumPy arrays, uint8 (height, width, 3)")
-        if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3 or not frame.size:
-            raise AVSInputError(f"a frame is {frame.dtype} {frame.shape}: give uint8 (height, width, 3)")
-
-
-def _mono(waveform: np.ndarray | Tensor) -> Tensor:
-    """float32 (n,), the mean over channels, of what a caller gives for a sound."""
-    try:
-        wave = torch.as_tensor(waveform)
-    except (TypeError, ValueError, RuntimeError) as error:  # of objects, ragged, of negative strides
-        raise AVSInputError(f"the waveform is no array ({one_line(error)}): give float (n,)") from error
-    channels = len(wave) if wave.ndim == 2 else wave.ndim
-    if wave.ndim > 2 or not 1 <= channels <= MAX_CHANNELS or not wave.is_floating_point():
-        raise AVSInputError(
-            f"the waveform is {wave.dtype} {tuple(wave.shape)}: give float (n,) or (channels, n), in [-1, 1]"
-        )
-    if not wave.isfinite().all():
-        raise AVSInputError("the waveform holds values that are no numbers: give float in [-1, 1]")
-    return torch.atleast_2d(wave).float().mean(0)
 
 
 def _best_classes(scores: Tensor, threshold: float | None) -> Tensor:
@@ -241,10 +217,10 @@ class AVSPredictor:
         Raises:
             AVSInputError: the arrays are not as described.
         """
-        _check_frames(frames)
+        check_frames(frames)
         if not (0 < rate < np.inf and 0 < sample_rate < np.inf):
             raise AVSInputError(f"sound at {sample_rate} Hz, {rate} frames per second: give rates above 0")
-        mono = resample(_mono(waveform), sample_rate)
+        mono = resample(mono_sound(waveform), sample_rate)
         around = SoundAround([mono[None].numpy()], SAMPLE_RATE)
         times = ((number + 0.5) / rate for number in range(len(frames)))
         samples = (

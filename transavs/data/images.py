@@ -12,7 +12,7 @@ import pycocotools.mask
 from detectron2.data import detection_utils
 from PIL import Image, ImageOps
 
-from transavs.errors import AVSInputError, one_line
+from transavs.errors import AVSInputError, choose, one_line
 from transavs.limits import MAX_PIXELS
 
 PALETTE_COLOURS = 256
@@ -105,12 +105,13 @@ def read_mask(path: str, encoding: str) -> np.ndarray:
         encoding: "binary", where all that is not black is 1, "class_ids", or "palette", PASCAL VOC's colours.
 
     Raises:
-        AVSInputError: the file is missing, no such image, or one of too many pixels.
+        AVSInputError: the file is missing, no such image, or one of too many pixels; or there is no such encoding.
     """
     if not Path(path).is_file():
         raise AVSInputError(f"{path} does not exist: restore the mask, or remove the clip from the csv")
+    decode = choose(MASK_ENCODINGS, encoding, "encoding of masks")
     with readable(path, "a mask", "restore the mask"), open_image(path) as image:
-        return MASK_ENCODINGS[encoding](image).astype(np.int64)
+        return decode(image).astype(np.int64)
 
 
 def encode_mask(mask: np.ndarray) -> dict[str, Any]:

@@ -11,11 +11,12 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from transavs.data.images import open_image, read_mask, readable
-from transavs.errors import AVSInputError
+from transavs.errors import AVSInputError, choose
 from transavs.evaluation.clip_scores import ClipScores, score_clip, summarize
 from transavs.evaluation.metrics import THRESHOLD
 
 WHITE = 255
+LARGEST_SIZE = 8192
 
 
 @dataclass(frozen=True)
@@ -69,9 +70,11 @@ def score_mask_folders(
         size: side to resize both to before scoring; 0 keeps them as they are, of one size.
 
     Raises:
-        AVSInputError: a folder or file is missing, broken or of another size.
+        AVSInputError: a folder or file is missing, broken or of another size; or there is no such setting or size.
     """
-    chosen = SETTINGS[setting]
+    chosen = choose(SETTINGS, setting, "setting")
+    if not 0 <= size <= LARGEST_SIZE:
+        raise AVSInputError(f"the size to score at is {size}: give 0 (as they are) to {LARGEST_SIZE} pixels")
     clips: dict[str, list[Path]] = {}
     for path in sorted(gt.rglob("*.png")):
         if chosen.folder in ("", path.parent.name):

@@ -79,6 +79,8 @@ class PredictionWriter(DatasetEvaluator):
 
     def _write(self, kind: str, names: Sequence[str], images: np.ndarray) -> None:
         for name, image in zip(names, images, strict=True):
+            if name.startswith(os.pardir):
+                raise AVSInputError(f"the mask {name} is not below its mask_root: correct the record of its clip")
             path = (self.folder / kind / name).with_suffix(".png")
             path.parent.mkdir(parents=True, exist_ok=True)
             cv2.imwrite(str(path), image)
