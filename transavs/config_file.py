@@ -21,7 +21,9 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     try:
         values: dict[str, Any] = _LocalConfig.load_yaml_with_base(str(path))
     except RecursionError as error:
-        raise AVSInputError(f"{path}: its _BASE_ leads back to itself: name another file there") from error
+        raise AVSInputError(
+            f"{path}: its _BASE_ leads back to itself, or it is nested too deeply: name another file there"
+        ) from error
     except (TypeError, AttributeError, AssertionError) as error:  # fvcore takes names and mappings for granted
         raise AVSInputError(f"{path}: its _BASE_ does not fit ({error}): name the file of a config") from error
     return values
@@ -35,7 +37,7 @@ def parse_yaml(text: str, source: str | Path) -> dict[str, Any]:
     """
     try:
         values = yaml.safe_load(text)
-    except (yaml.YAMLError, RecursionError, ValueError) as error:  # ValueError: dates and numbers that are none
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: dates and numbers that are none
         told = " ".join(str(error).split())
         raise AVSInputError(f"{source} cannot be read as YAML ({told}): correct the file") from error
     if not isinstance(values, dict):
