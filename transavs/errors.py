@@ -29,4 +29,5 @@ def choose(table: Mapping[str, Entry], name: str, what: str) -> Entry:
 
 def one_line(error: BaseException, limit: int = 200) -> str:
     """What a caught error says, on one line of at most ``limit`` characters."""
-    return " ".join(str(error.args[0] if error.args else error).split())[:limit]
+    told = getattr(error, "strerror", None) or (error.args[0] if error.args else error)  # before a system's number
+    return " ".join(str(told).split())[:limit]

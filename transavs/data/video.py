@@ -77,25 +77,20 @@ class Video:
                 raise AVSInputError(f"{self.name} holds no moving picture: name a video with sound")
             if sound is None:
                 raise AVSInputError(f"{self.name} holds no sound track, and nothing in it can be heard: name one with")
-            self._refuse_giants(picture.codec_context, sound.codec_context)
+            check_sound(self.name, sound.codec_context)
             self.sample_rate, self.channels = sound.codec_context.sample_rate, sound.codec_context.channels
             self.frame_rate = float(picture.average_rate or picture.guessed_rate or 1)
             self.duration = container.duration / av.time_base if container.duration else 0.0
         # Rotation and the time of the first frame are known once it is decoded, and surely then.
         first = next(self._decoded("video"), None)
         if first is None or first.time is None:
-            raise AVSInputError(f"{self.name} holds no frame that can be decoded: it is damaged, copy it again")
+            raise AVSInputError(
+                f"{self.name} holds no frame that can be decoded: it is damaged, copy it again; or its frames have more "
+                f"than {MAX_PIXELS} pixels, make it smaller"
+            )
         self._start: float = first.time
         is_turned = round(first.rotation / QUARTER) % 2
         self.height, self.width = (first.width, first.height) if is_turned else (first.height, first.width)
-
-    def _refuse_giants(self, picture: Any, sound: Any) -> None:
-        if picture.width * picture.height > MAX_PIXELS:
-            raise AVSInputError(
-                f"{self.name} has frames of {picture.width} x {picture.height} pixels, and {MAX_PIXELS} pixels are "
-                "read at most: make it smaller"
-            )
-        check_sound(self.name, sound)
 
     @contextmanager
     def _opened(self) -> Iterator[Any]:
