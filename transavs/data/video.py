@@ -85,8 +85,8 @@ class Video:
         first = next(self._decoded("video"), None)
         if first is None or first.time is None:
             raise AVSInputError(
-                f"{self.name} holds no frame that can be decoded: it is damaged, copy it again; or its frames have more "
-                f"than {MAX_PIXELS} pixels, make it smaller"
+                f"{self.name} holds no frame that can be decoded: it is damaged, copy it again; or its frames have "
+                f"more than {MAX_PIXELS} pixels, make it smaller"
             )
         self._start: float = first.time
         is_turned = round(first.rotation / QUARTER) % 2
