@@ -24,6 +24,7 @@ from transavs.demo.session import MUTED, Limits, Run, heard_with
 from transavs.evaluation.prediction_writer import PredictionWriter
 from transavs.figures.charts import draw_groups
 from transavs.modeling.audio_backbone import SmallAudioNet, load_audio_weights
+from transavs.modeling.backbone import TimmBackbone
 
 KINDS = list(payloads(Path("marker")))
 CODE = "!!python/object/apply:os.mkdir ['{marker}']"
@@ -33,6 +34,11 @@ def small_audio_net() -> SmallAudioNet:
     return SmallAudioNet(channels=[4], embed_dim=2, norm="BN")
 
 
+def timm_backbone(weights: str) -> TimmBackbone:
+    about = {"in_channels": 3, "image_size": 32, "out_features": ["res2"], "drop_path_rate": 0.0, "frozen_stages": 0}
+    return TimmBackbone(name="resnet18", pretrained=False, weights=weights, **about)
+
+
 READERS: dict[str, Callable[[Path], object]] = {
     "log-mel": load_log_mel_pickle,
     "checkpoint": read_checkpoint,
@@ -40,6 +46,7 @@ READERS: dict[str, Callable[[Path], object]] = {
     "predictor": lambda path: AVSPredictor.from_checkpoint(path, device="cpu"),
     "torchvision weights": lambda path: convert_weights("torchvision", path, path.with_name("out")),
     "timm weights": lambda path: convert_weights("timm", path, path.with_name("out"), "resnet18"),
+    "timm backbone": lambda path: timm_backbone(str(path)),
     "audio weights": lambda path: load_audio_weights(small_audio_net(), str(path)),
 }
 
