@@ -178,6 +178,12 @@ FILES: dict[str, FileRow] = {
     ),
     "figure: kind": (nothing, check_figure_path, "{bad} ends in none of", "name such a file"),
     "run: no metrics": (folder, read_curves, "{bad}/metrics.json does not exist", "name the folder"),
+    "run: no line of use": (
+        lambda path, good: (path.mkdir(), (path / "metrics.json").write_text('[1]\n"a"\n{"iteration": "x"}\n3\n')),
+        read_curves,
+        "metrics.json holds no metric",
+        "name the folder",
+    ),
     "run: broken results": (
         lambda path, good: (path.mkdir(), (path / "results.json").write_text("{")),
         read_results,

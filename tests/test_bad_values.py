@@ -14,6 +14,7 @@ from videos import RedWhenLoud, beeps
 
 from transavs import AVSPredictor
 from transavs.checkpoint import load_model
+from transavs.clip_scorer import ClipFormat
 from transavs.config import load_config
 from transavs.data.audio import load_audio, log_mel_examples
 from transavs.data.audio_conditions import NegativeAudio, apply_audio_condition
@@ -75,6 +76,8 @@ VALUES: dict[str, Row] = {
         "give a number",
     ),
     "log-mel: rate": (lambda b, g: log_mel_examples(SOUND, -1), "the sample rate is -1", "give a whole number"),
+    "model: no frames": (lambda b, g: ClipFormat(0, 32, "RGB", CLASSES, False), "a model of (0, 32)", "name another"),
+    "model: a class": (lambda b, g: ClipFormat(1, 32, "RGB", ("a",), False), "a model of the classes", "name another"),
     "subset": (lambda b, g: load_avsbench(g.tree, "s5", "test"), "no subset 's5'", "choose from s4, ms3, avss"),
     "condition": (lambda b, g: apply_audio_condition([g.record()], "loud"), "holds 'loud'", "choose from"),
     "one clip to shuffle": (lambda b, g: apply_audio_condition([g.record()], "shuffled"), "'shuffled'", "two clips"),

@@ -31,7 +31,7 @@ from transavs.evaluation.mask_folders import read_score_map
 
 UNHURRIED = {"deadline": None, "suppress_health_check": list(HealthCheck), "database": None}
 FEW = settings(max_examples=60, derandomize=True, **UNHURRIED)
-MANY = settings(max_examples=6000, **UNHURRIED)
+MANY = settings(max_examples=2000, **UNHURRIED)
 HEADER = 256  # bytes at the start, and at the end, in which damage tells most
 
 Change = tuple[str, float, bytes, float]

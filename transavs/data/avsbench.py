@@ -122,7 +122,7 @@ class Layout:
         try:
             # The order counts: copies of the file are about that number the classes from 1.
             return list(dict(json.loads(path.read_text(encoding="utf-8"))))
-        except (OSError, ValueError, TypeError) as error:
+        except (OSError, ValueError, TypeError, RecursionError) as error:
             raise AVSInputError(f"{path} does not list the classes ({error}): restore the file") from error
 
 
