@@ -33,6 +33,7 @@ setup(
         "pycocotools>=2.0.8",
         "fvcore>=0.1.5.post20221221",
         "iopath>=0.1.9",
+        "PyYAML>=6",
         "matplotlib>=3.8",
         "tabulate>=0.9",
         "tensorboard>=2.15",

@@ -37,7 +37,6 @@ from transavs.data.video import Video, open_video
 from transavs.demo.run import find_videos
 from transavs.demo.session import Limits
 from transavs.evaluation.mask_folders import read_score_map
-from transavs.exported_scorers import load_scorer
 from transavs.figures.runs import read_curves, read_results
 from transavs.visualizer import check_figure_path
 
@@ -154,7 +153,6 @@ FILES: dict[str, FileRow] = {
         "Foo",
         "import",
     ),
-    "scorer: device": (nothing, lambda bad: load_scorer("a.pt2", "abacus"), "'abacus' cannot be used", "name another"),
     "convert: kind": (nothing, lambda bad: convert_weights("foo", bad, bad), "no kind of weights 'foo'", "choose from"),
     "convert: shapes": (
         saves(

@@ -122,7 +122,6 @@ VIDEOS = {
     "web: no time": asks(WEB, "--weights {weights} --max-seconds 0", "the limits are 0.0 s", "above 0"),
     "web: time is no number": asks(WEB, "--weights {weights} --max-seconds nan", "the limits are nan s", "above 0"),
     "web: port": asks(WEB, "--weights {weights} --port 99999", "--port is 99999", "give one from 1"),
-    "web: no weights": asks(WEB, "--weights {bad}", "{bad} does not exist", "name its file"),
 }
 
 OTHERS = {

@@ -27,6 +27,7 @@ from transavs.data.video_writer import VideoWriter
 from transavs.demo.session import Limits
 from transavs.evaluation.mask_folders import score_mask_folders
 from transavs.evaluation.prediction_writer import PredictionWriter
+from transavs.exported_scorers import load_scorer
 
 FRAME, SOUND = np.zeros((8, 8, 3), np.uint8), beeps(1, 16000)
 CLASSES = ("background", "sounding")
@@ -76,6 +77,7 @@ VALUES: dict[str, Row] = {
         "give a number",
     ),
     "log-mel: rate": (lambda b, g: log_mel_examples(SOUND, -1), "the sample rate is -1", "give a whole number"),
+    "device": (lambda b, g: load_scorer(g.weights, "abacus"), "the device 'abacus' cannot be used", "name another"),
     "model: no frames": (lambda b, g: ClipFormat(0, 32, "RGB", CLASSES, False), "a model of (0, 32)", "name another"),
     "model: a class": (lambda b, g: ClipFormat(1, 32, "RGB", ("a",), False), "a model of the classes", "name another"),
     "subset": (lambda b, g: load_avsbench(g.tree, "s5", "test"), "no subset 's5'", "choose from s4, ms3, avss"),

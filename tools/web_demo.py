@@ -31,10 +31,9 @@ def main() -> None:
     if not 0 < args.port < 2**16:
         raise AVSInputError(f"--port is {args.port}: give one from 1 to {2**16 - 1}")
     limits = Limits(args.max_seconds, args.max_megabytes)
-    predictor = load_predictor(args)
     from transavs.demo.web import serve  # says so where gradio is missing, and takes seconds to import
 
-    serve(predictor, host=args.host, port=args.port, limits=limits)
+    serve(load_predictor(args), host=args.host, port=args.port, limits=limits)
 
 
 if __name__ == "__main__":

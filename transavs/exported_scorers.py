@@ -28,7 +28,6 @@ def load_scorer(path: str | Path, device: str | torch.device, config_file: str |
         AVSInputError: the file is missing, broken or not a model of this package, or it is given a config though it
             is exported; or there is no such device.
     """
-    check_device(device)
     loaders = {".pt2": ProgramScorer.from_file, ".onnx": OnnxScorer.from_file}
     loader = loaders.get(Path(path).suffix)
     if loader is None:
@@ -75,6 +74,7 @@ class ProgramScorer(ClipScorer):
         # Here, for the sake of versions of PyTorch that run all the rest and have no such archives.
         from transavs.program_check import refuse_code
 
+        check_device(device)
         refuse_code(path)
         found = {FORMAT_KEY: ""}
         program = torch.export.load(path, extra_files=found)
