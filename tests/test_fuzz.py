@@ -37,14 +37,17 @@ HEADER = 256  # bytes at the start, and at the end, in which damage tells most
 Change = tuple[str, float, bytes, float]
 
 
+def share(least: float, most: float) -> st.SearchStrategy[float]:
+    # Tools that have run in this process let the CPU take subnormal numbers for 0.
+    return st.floats(least, most, allow_subnormal=False)
+
+
 def changes(length: int) -> st.SearchStrategy[list[Change]]:
     """A few changes: what is done, where, with which bytes, over how much; places are shares of the file."""
     near = min(1.0, HEADER / length)
-    place = st.one_of(st.floats(0, near), st.floats(0, 1), st.floats(1 - near, 1))
+    place = st.one_of(share(0, near), share(0, 1), share(1 - near, 1))
     kinds = st.sampled_from(["flip", "overwrite", "cut", "insert", "remove", "repeat"])
-    return st.lists(
-        st.tuples(kinds, place, st.binary(min_size=1, max_size=8), st.floats(0, 0.3)), min_size=1, max_size=4
-    )
+    return st.lists(st.tuples(kinds, place, st.binary(min_size=1, max_size=8), share(0, 0.3)), min_size=1, max_size=4)
 
 
 def damaged(content: bytes, done: list[Change]) -> bytes:
