@@ -36,6 +36,7 @@ setup(
         "pycocotools>=2.0.8",
         "fvcore>=0.1.5.post20221221",
         "iopath>=0.1.9",
+        "PyYAML>=6",
         "matplotlib>=3.8",
         "tabulate>=0.9",
         "tensorboard>=2.15",
@@ -52,6 +53,6 @@ setup(
     extras_require={
         "export": ["torch>=2.9", "onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.5.4"],
         "web": ["gradio>=6.31"],
-        "dev": ["pytest>=8", "pytest-xdist>=3.6", "ruff>=0.8", "mypy>=1.13", "playwright>=1.40"],
+        "dev": ["pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6.100", "ruff>=0.8", "mypy>=1.13", "playwright>=1.40"],
     },
 )

@@ -6,7 +6,6 @@ Exit status: 0 = no fault, 1 = faults were found, 2 = there is nothing to look a
 """
 
 import argparse
-import json
 import os
 import sys
 from pathlib import Path
@@ -14,8 +13,7 @@ from pathlib import Path
 from transavs.data.avsbench import LAYOUTS
 from transavs.data.doctor import check_avsbench
 from transavs.data.doctor_report import FAULT, summary
-from transavs.engine.command_line import run_tool
-from transavs.files import write_file
+from transavs.engine.command_line import check_output, run_tool, whole_number, write_json
 
 FAULTS_FOUND = 1
 
@@ -27,14 +25,14 @@ def main() -> None:
     parser.add_argument("--no-counts", action="store_true", help="a part of the data: do not count its clips")
     parser.add_argument("--list", action="store_true", help="print every finding before the summary")
     parser.add_argument("--json", type=Path, help="file to write the counts and every finding to")
-    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes, by default one per core")
+    parser.add_argument("--workers", type=whole_number(1), default=os.cpu_count(), help="by default one per core")
     args = parser.parse_args()
+    check_output(args.json)
     report = check_avsbench(args.root, args.subsets, compare_counts=not args.no_counts, workers=args.workers)
     if args.list:
         sys.stdout.writelines(f"{finding}\n" for finding in report.findings)
     sys.stdout.write(summary(report) + "\n")
-    if args.json:
-        write_file(args.json, json.dumps(report.as_dict(), indent=2) + "\n")
+    write_json(args.json, report.as_dict())
     if report.of_severity(FAULT):
         sys.exit(FAULTS_FOUND)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from transavs.data.avsbench import LAYOUTS, SOURCES, SPLITS
 from transavs.data.synthetic import write_synthetic
+from transavs.engine.command_line import run_tool
 
 DATASETS = Path(os.environ.get("DETECTRON2_DATASETS", "datasets"))
 
@@ -38,4 +39,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_tool(main)

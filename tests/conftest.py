@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from bad_inputs import Good
 from detectron2.data import DatasetCatalog
 from web_inputs import write_noise, write_video
 
@@ -61,6 +62,13 @@ def tiny_cfg():
     """The quickstart's config, shrunk; a fresh copy per test."""
     torch.manual_seed(0)
     return load_config(REPOSITORY / "configs/quickstart.yaml", TINY_MODEL)
+
+
+@pytest.fixture(scope="session")
+def good(tiny_datasets: Path, tmp_path_factory: pytest.TempPathFactory) -> Good:
+    """Inputs to make bad ones of (read only)."""
+    cfg = load_config(REPOSITORY / "configs/quickstart.yaml", TINY_MODEL)
+    return Good.make(tmp_path_factory.mktemp("good"), cfg, tiny_datasets / "synthetic")
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import signal
 import time
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,6 +23,14 @@ def test_what_killed_processes_left_is_removed_when_nobody_can_be_writing_it(tmp
     cache = TensorCache(tmp_path, "KEY")
     cache.write("c", {"x": torch.ones(2)})
     assert {path.name for path in tmp_path.iterdir()} == {new.name, f"c{SUFFIX}"}
+
+
+def test_a_checksum_does_not_make_a_foreign_file_one_of_ours(tmp_path: Path, logged: pytest.LogCaptureFixture):
+    cache = TensorCache(tmp_path, "KEY")
+    body = b"no tensors at all"
+    cache.path("clip").write_bytes(zlib.crc32(body, zlib.crc32(b"clip")).to_bytes(4, "little") + body)
+    assert cache.read("clip") is None
+    assert "broken or foreign" in logged.text
 
 
 def fork(function: Callable[[], None]) -> multiprocessing.Process:

@@ -159,6 +159,7 @@ FILE_FAULTS: list[tuple[str, str, str, Callable[[Path], object]]] = [
 
 ROW_FAULTS = [
     ("clip-unnamed", "ms3", ",test"),
+    ("clip-name", "ms3", "../../etc,test"),
     ("clip-duplicate", "ms3", "ms3_test_0001_0,test"),
     ("clip-duplicate", "ms3", "ms3_test_0001_0,train"),
     ("split-unknown", "ms3", "ms3_other_0,trian"),

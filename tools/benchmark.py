@@ -6,7 +6,6 @@ tools/benchmark.py --config-file configs/s4_r50.yaml --vary INPUT.IMAGE_SIZE 224
 """
 
 import argparse
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,13 +16,13 @@ from tabulate import tabulate
 
 from transavs.config import load_config
 from transavs.engine.benchmark import DIGITS, HEADER, compare, growth_panels, growth_table, parts_table, table
-from transavs.engine.command_line import run_tool
+from transavs.engine.command_line import check_output, run_tool, write_json
 from transavs.engine.launch import flush_subnormal_numbers
 from transavs.engine.subjects import Workload
 from transavs.engine.surroundings import shares, surroundings
 from transavs.errors import AVSInputError
 from transavs.figures.charts import draw_growth
-from transavs.files import write_file
+from transavs.modeling.base import check_device
 from transavs.visualizer import check_figure_path
 
 CLIPS = "clips"  # what --vary calls the batch, which no key of a config holds
@@ -119,10 +118,11 @@ def report_growth(args: argparse.Namespace, key: str, values: list[int]) -> dict
 def main() -> None:
     args = parse_arguments()
     key, values = varied(args)
+    check_output(args.json)
+    check_device(args.device)
     flush_subnormal_numbers()
     found = report_growth(args, key, values) if key else report_costs(args)
-    if args.json:
-        write_file(args.json, json.dumps(found, indent=2) + "\n")
+    write_json(args.json, found)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from transavs.engine.ablation import collect, draw_runs, execute, plan, tabulate_runs, write_tables
-from transavs.engine.command_line import run_tool
+from transavs.engine.command_line import run_tool, whole_number
 
 TRAIN_NET = Path(__file__).with_name("train_net.py")  # lies beside this file in a checkout and in a wheel
 
@@ -18,11 +18,11 @@ TRAIN_NET = Path(__file__).with_name("train_net.py")  # lies beside this file in
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--configs", nargs="+", type=Path, required=True)
-    parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
+    parser.add_argument("--seeds", nargs="+", type=whole_number(0), default=[1, 2, 3])
     parser.add_argument("--output", type=Path, required=True, help="folder for the runs and the tables")
     parser.add_argument("--metrics", nargs="+", default=["J", "F"], help="columns, as results.json names them")
     parser.add_argument("--settings", nargs="+", default=[], metavar="KEY", help="keys of the config, as columns")
-    parser.add_argument("--jobs", type=int, default=1, help=f"runs at a time; they share the {os.cpu_count()} cores")
+    parser.add_argument("--jobs", type=whole_number(1), default=1, help=f"at a time, sharing {os.cpu_count()} cores")
     parser.add_argument("overrides", nargs="*", metavar="KEY VALUE", help="for every config; put -- before them")
     args = parser.parse_args()
     runs = plan(args.configs, args.seeds, args.output, args.overrides)

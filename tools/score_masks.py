@@ -5,15 +5,13 @@ tools/score_masks.py --pred my_masks --gt AVSBench_object/Single-source/s4_data/
 """
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
 from transavs.data.avsbench import LAYOUTS
-from transavs.engine.command_line import run_tool
+from transavs.engine.command_line import check_output, run_tool, write_json
 from transavs.evaluation.mask_folders import SETTINGS, score_mask_folders
 from transavs.evaluation.results import results_table
-from transavs.files import write_file
 
 
 def main() -> None:
@@ -25,11 +23,11 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=0, help="score at this side, AVSBench's is 224; by default as is")
     parser.add_argument("--json", type=Path, help="file to write all metrics to")
     args = parser.parse_args()
+    check_output(args.json)
     class_names = LAYOUTS[args.setting].read_class_names(args.dataset)
     found = score_mask_folders(args.pred, args.gt, args.setting, class_names, args.size)
     sys.stdout.write(results_table(found) + "\n")
-    if args.json:
-        write_file(args.json, json.dumps(found, indent=2) + "\n")
+    write_json(args.json, found)
 
 
 if __name__ == "__main__":

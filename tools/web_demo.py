@@ -12,6 +12,7 @@ from detectron2.utils.logger import setup_logger
 from transavs.demo.arguments import add_model_arguments, load_predictor
 from transavs.demo.session import Limits
 from transavs.engine.command_line import run_tool
+from transavs.errors import AVSInputError
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -27,6 +28,8 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> None:
     args = parse_arguments()
     setup_logger(name="transavs")
+    if not 0 < args.port < 2**16:
+        raise AVSInputError(f"--port is {args.port}: give one from 1 to {2**16 - 1}")
     limits = Limits(args.max_seconds, args.max_megabytes)
     from transavs.demo.web import serve  # says so where gradio is missing, and takes seconds to import
 

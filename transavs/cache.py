@@ -6,6 +6,7 @@ import zlib
 from contextlib import suppress
 from pathlib import Path
 
+import safetensors
 import safetensors.torch
 from detectron2.utils.logger import log_first_n
 from torch import Tensor
@@ -64,10 +65,11 @@ class TensorCache:
             self._warn(f"{path} cannot be read ({error.strerror}): what it holds is computed again")
             return None
         body = content[CHECKSUM_BYTES:]
-        if content[:CHECKSUM_BYTES] != _checksum(key, body):
-            self._warn(f"{path} is broken or foreign: what it should hold is computed and written again")
-            return None
-        return safetensors.torch.load(body)
+        if content[:CHECKSUM_BYTES] == _checksum(key, body):
+            with suppress(safetensors.SafetensorError):  # a checksum is no signature
+                return safetensors.torch.load(body)
+        self._warn(f"{path} is broken or foreign: what it should hold is computed and written again")
+        return None
 
     def write(self, key: str, tensors: dict[str, Tensor]) -> None:
         """Keep tensors, contiguous and of any type, under a key."""

@@ -1,6 +1,7 @@
 """Models as the predictor sees them: clips of tensors in, scores out, whether from a checkpoint or an exported file."""
 
 import json
+import reprlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,6 +13,8 @@ from torch import Tensor
 from transavs.checkpoint import load_model
 from transavs.errors import AVSInputError
 from transavs.modeling.base import AVSModel
+
+LARGEST = 8192  # number of frames, and of pixels of a side
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,19 @@ class ClipFormat:
     image_format: str
     class_names: tuple[str, ...]
     sees_other_seconds: bool
+
+    def __post_init__(self) -> None:
+        """
+        Raises:
+            AVSInputError: a value is none that a model can have; files bring their own.
+        """
+        numbers = (self.num_frames, self.image_size)
+        if not all(isinstance(number, int) and 1 <= number <= LARGEST for number in numbers):
+            raise AVSInputError(f"a model of {numbers} frames and pixels: name another model")
+        if self.image_format not in ("RGB", "BGR"):
+            raise AVSInputError(f"a model of images in {reprlib.repr(self.image_format)}: name another model")
+        if len(self.class_names) < 2 or not all(isinstance(name, str) for name in self.class_names):
+            raise AVSInputError(f"a model of the classes {reprlib.repr(self.class_names)}: name another model")
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))

@@ -6,6 +6,8 @@ from pathlib import Path
 from detectron2.config import CfgNode as CN
 from detectron2.config import get_cfg
 
+from transavs.config_check import check_names, check_sections, check_values
+from transavs.config_file import parse_yaml, read_yaml
 from transavs.errors import AVSInputError, one_line
 
 CONFIGS = "configs"
@@ -14,19 +16,25 @@ CONFIGS = "configs"
 def load_config(config_file: str | Path, overrides: Sequence[str] = ()) -> CN:
     """detectron2's defaults, transavs's keys, a YAML file and ``KEY VALUE`` overrides, in this order.
 
+    No code in the file is run, as detectron2's own ``merge_from_file`` would.
+
     Raises:
-        AVSInputError: the file is missing or broken, a key is unknown or a value of the wrong type.
+        AVSInputError: the file is missing or broken, a key is unknown, a value of the wrong type or out of its range,
+            or a part or data set of that name is not registered.
     """
     cfg = _default_config()
-    path = find_config(config_file)
+    values = read_yaml(find_config(config_file))
+    check_sections(values, cfg)
     try:
-        cfg.merge_from_file(str(path))
-    except Exception as error:  # yacs and PyYAML raise many kinds, all about what the file holds
+        cfg.merge_from_other_cfg(CN(values))
+    except Exception as error:  # yacs raises many kinds, all about what the file holds
         raise AVSInputError(f"{config_file}: {one_line(error)}: correct the file, see transavs/config.py") from error
     try:
         cfg.merge_from_list(list(overrides))
     except Exception as error:
         raise AVSInputError(f"overrides {list(overrides)}: {one_line(error)}: give KEY VALUE pairs") from error
+    check_values(cfg, _default_config())
+    check_names(cfg)
     return cfg
 
 
@@ -37,7 +45,7 @@ def find_config(config_file: str | Path) -> Path:
         AVSInputError: there is neither.
     """
     path, package = Path(config_file), Path(__file__).parent
-    if path.is_file():
+    if path.exists():
         return path
     # A wheel has the folder inside the package, a checkout beside it.
     packaged = package / CONFIGS if (package / CONFIGS).is_dir() else package.parent / CONFIGS
@@ -50,10 +58,11 @@ def find_config(config_file: str | Path) -> Path:
 
 
 def parse_config(text: str, source: str | Path) -> CN:
-    """As :func:`load_config`, of the YAML text that ``source``, a checkpoint, carries."""
+    """As :func:`load_config`, of the YAML text that ``source``, a checkpoint, carries; names are not looked up."""
     cfg = _default_config()
     try:
-        cfg.merge_from_other_cfg(CN.load_cfg(text))
+        cfg.merge_from_other_cfg(CN(parse_yaml(text, source)))
+        check_values(cfg, _default_config())
     except Exception as error:
         raise AVSInputError(f"the config in {source}: {one_line(error)}: give a config file beside it") from error
     return cfg

@@ -11,7 +11,7 @@ import timm
 import torch
 from torch import Tensor
 
-from transavs.errors import AVSInputError, one_line
+from transavs.errors import AVSInputError, choose, one_line
 from transavs.files import written_whole
 from transavs.modeling.backbone import TimmBackbone
 from transavs.modeling.vggish import VGGish
@@ -181,12 +181,20 @@ def convert_weights(kind: str, source: str | Path, target: str | Path, model: st
     """Convert ``source`` and write ``target``, whole or not at all.
 
     Raises:
-        AVSInputError: the source cannot be read, or nothing in it is of this kind.
+        AVSInputError: the source cannot be read, nothing in it is of this kind, or the target cannot be written.
     """
-    conversion = KINDS[kind](source, model)
+    try:
+        conversion = choose(KINDS, kind, "kind of weights")(source, model)
+    except AVSInputError:
+        raise
+    except Exception as error:  # names that look right before shapes that are not: each raises something else
+        raise AVSInputError(f"{source} is not of kind {kind} ({one_line(error)}): name another file") from error
     if not conversion.state:
         raise AVSInputError(f"nothing in {source} is of kind {kind}: it holds {', '.join(conversion.unused[:5])} ...")
-    Path(target).parent.mkdir(parents=True, exist_ok=True)
-    with written_whole(target) as partial:
-        torch.save(conversion.state, partial)
+    try:
+        Path(target).parent.mkdir(parents=True, exist_ok=True)
+        with written_whole(target) as partial:
+            torch.save(conversion.state, partial)
+    except OSError as error:
+        raise AVSInputError(f"{target} cannot be written ({error.strerror}): name another file") from error
     return conversion

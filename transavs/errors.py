@@ -1,5 +1,10 @@
 """The one exception for everything a user can mend."""
 
+from collections.abc import Mapping
+from typing import TypeVar
+
+Entry = TypeVar("Entry")
+
 
 class AVSInputError(ValueError):
     """A file, folder, key or value from outside is not usable; the message names it and says how to mend it.
@@ -15,6 +20,14 @@ class AVSInputError(ValueError):
         return last_line.rsplit(f"{type(self).__name__}: ", 1)[-1]
 
 
+def choose(table: Mapping[str, Entry], name: str, what: str) -> Entry:
+    """The entry of that name; where there is none, an AVSInputError that says of what, and which there are."""
+    if name not in table:
+        raise AVSInputError(f"there is no {what} {name!r}: choose from {', '.join(table)}")
+    return table[name]
+
+
 def one_line(error: BaseException, limit: int = 200) -> str:
     """What a caught error says, on one line of at most ``limit`` characters."""
-    return " ".join(str(error.args[0] if error.args else error).split())[:limit]
+    told = getattr(error, "strerror", None) or (error.args[0] if error.args else error)  # before a system's number
+    return " ".join(str(told).split())[:limit]

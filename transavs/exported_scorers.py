@@ -11,6 +11,7 @@ from torch.export.passes import move_to_device_pass
 
 from transavs.clip_scorer import ClipFormat, ClipScorer, ModelScorer
 from transavs.errors import AVSInputError, one_line
+from transavs.modeling.base import check_device
 
 FORMAT_KEY = "clip_format"  # under which both kinds of files hold the ClipFormat
 
@@ -25,7 +26,7 @@ def load_scorer(path: str | Path, device: str | torch.device, config_file: str |
 
     Raises:
         AVSInputError: the file is missing, broken or not a model of this package, or it is given a config though it
-            is exported.
+            is exported; or there is no such device.
     """
     loaders = {".pt2": ProgramScorer.from_file, ".onnx": OnnxScorer.from_file}
     loader = loaders.get(Path(path).suffix)
@@ -73,6 +74,7 @@ class ProgramScorer(ClipScorer):
         # Here, for the sake of versions of PyTorch that run all the rest and have no such archives.
         from transavs.program_check import refuse_code
 
+        check_device(device)
         refuse_code(path)
         found = {FORMAT_KEY: ""}
         program = torch.export.load(path, extra_files=found)

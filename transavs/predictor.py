@@ -10,16 +10,16 @@ from typing import Any, BinaryIO
 
 import numpy as np
 import torch
-import torchaudio
 from detectron2.data import transforms
 from torch import Tensor
 from torch.nn import functional as F
 
 from transavs.clip_scorer import ClipFormat, ClipScorer
-from transavs.data.audio import SAMPLE_RATE, log_mel_examples
+from transavs.data.audio import SAMPLE_RATE, log_mel_examples, resample
 from transavs.data.video import SoundAround, Video, open_video, sample_frames
 from transavs.errors import AVSInputError
 from transavs.exported_scorers import load_scorer
+from transavs.given_arrays import check_frames, mono_sound
 
 SILENCE_DB = -100.0  # loudness is not told apart below
 
@@ -141,7 +141,7 @@ class AVSPredictor:
             overlap = int(self.format.sees_other_seconds and self.format.num_frames > 1)
         if not 0 <= overlap < self.format.num_frames:
             raise AVSInputError(f"overlap is {overlap}: give 0 to {self.format.num_frames - 1} seconds")
-        if smoothing < 0 or batch_size < 1:
+        if not 0 <= smoothing < np.inf or batch_size < 1:
             raise AVSInputError(f"smoothing {smoothing}, batch_size {batch_size}: give at least 0 and 1")
         self.overlap, self.smoothing, self.batch_size = overlap, smoothing, batch_size
 
@@ -188,7 +188,7 @@ class AVSPredictor:
         Raises:
             AVSInputError: see :class:`transavs.data.video.Video`.
         """
-        if rate < 0:
+        if not 0 <= rate < np.inf:
             raise AVSInputError(f"the rate of masks is {rate}: give a number per second, or 0 for every frame")
         if not isinstance(source, Video):
             with open_video(source) as video:
@@ -217,16 +217,10 @@ class AVSPredictor:
         Raises:
             AVSInputError: the arrays are not as described.
         """
-        for frame in frames:
-            if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3:
-                raise AVSInputError(f"a frame is {frame.dtype} {frame.shape}: give uint8 (height, width, 3)")
-        wave = torch.as_tensor(waveform, dtype=torch.float32)
-        if wave.ndim not in (1, 2) or rate <= 0 or sample_rate <= 0:
-            raise AVSInputError(
-                f"waveform {tuple(wave.shape)} at {sample_rate} Hz, {rate} frames per second: "
-                "give (n,) or (channels, n), and rates above 0"
-            )
-        mono = torchaudio.functional.resample(torch.atleast_2d(wave).mean(0), sample_rate, SAMPLE_RATE)
+        check_frames(frames)
+        if not (0 < rate < np.inf and 0 < sample_rate < np.inf):
+            raise AVSInputError(f"sound at {sample_rate} Hz, {rate} frames per second: give rates above 0")
+        mono = resample(mono_sound(waveform), sample_rate)
         around = SoundAround([mono[None].numpy()], SAMPLE_RATE)
         times = ((number + 0.5) / rate for number in range(len(frames)))
         samples = (

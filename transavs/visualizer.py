@@ -12,6 +12,7 @@ from detectron2.utils.colormap import colormap
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
+from matplotlib.text import Text
 
 from transavs.errors import AVSInputError
 from transavs.files import written_whole
@@ -76,6 +77,8 @@ def save_figure(figure: Figure, path: str | Path) -> None:
     path = check_figure_path(path)
     kind = path.suffix.removeprefix(".")
     lossy: dict[str, Any] = {"pil_kwargs": {"quality": QUALITY}} if kind in ("jpg", "webp") else {}
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)  # names of clips and runs may hold a dollar sign
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with written_whole(path) as partial:

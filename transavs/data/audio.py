@@ -4,14 +4,11 @@ Every example covers 0.96 s: 96 frames of 25 ms, 10 ms apart, in 64 mel bands. T
 (Hershey et al. 2017) and fix what its published weights expect; they are no settings.
 """
 
-import io
 import math
 import os
-import pickle
 import struct
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import soundfile
@@ -19,7 +16,9 @@ import torch
 import torchaudio
 from torch import Tensor
 
-from transavs.errors import AVSInputError
+from transavs.data.tensor_pickle import load_tensor
+from transavs.errors import AVSInputError, one_line
+from transavs.limits import MAX_CHANNELS, MAX_LOG_MEL_BYTES, MAX_RESAMPLING, MAX_SAMPLE_RATE, MAX_SAMPLES
 
 SAMPLE_RATE = 16000
 WINDOW, HOP, FFT = 400, 160, 512
@@ -78,12 +77,12 @@ def log_mel_examples(waveform: Tensor | np.ndarray, sample_rate: int) -> Tensor:
 
     Returns:
         float32 (seconds, 1, 96, 64); whole examples only, the rest of the waveform is dropped.
+
+    Raises:
+        AVSInputError: see :func:`resample`.
     """
     wave = torch.as_tensor(waveform, dtype=torch.float64)
-    if wave.ndim == 2:
-        wave = wave.mean(0)
-    if sample_rate != SAMPLE_RATE:
-        wave = torchaudio.functional.resample(wave, sample_rate, SAMPLE_RATE)
+    wave = resample(wave.mean(0) if wave.ndim == 2 else wave, sample_rate)
     frames = log_mel_spectrogram(wave).float() if len(wave) >= WINDOW else torch.zeros(0, MEL_BANDS)
     seconds = len(frames) // EXAMPLE_FRAMES
     return frames[: seconds * EXAMPLE_FRAMES].reshape(seconds, 1, EXAMPLE_FRAMES, MEL_BANDS)
@@ -92,6 +91,27 @@ def log_mel_examples(waveform: Tensor | np.ndarray, sample_rate: int) -> Tensor:
 def is_silent(examples: Tensor) -> bool:
     """Whether log-mel examples of any shape hold no sound at all: each value is that of a magnitude of 0."""
     return bool((examples <= math.log(LOG_OFFSET) + SILENCE_MARGIN).all())
+
+
+def resample(wave: Tensor, sample_rate: int) -> Tensor:
+    """float (n,) at any sample rate in Hz -> the same sound at 16 kHz.
+
+    Raises:
+        AVSInputError: the sample rate is none that can be worked with, or the sound too long.
+    """
+    if sample_rate == SAMPLE_RATE:
+        return wave
+    if sample_rate != int(sample_rate) or not 1 <= sample_rate <= MAX_SAMPLE_RATE:
+        raise AVSInputError(f"the sample rate is {sample_rate}: give a whole number of 1 to {MAX_SAMPLE_RATE} Hz")
+    common = math.gcd(int(sample_rate), SAMPLE_RATE)
+    if (sample_rate // common) * (SAMPLE_RATE // common) > MAX_RESAMPLING:
+        raise AVSInputError(f"sound at {sample_rate} Hz takes too much memory to resample: give it at {SAMPLE_RATE} Hz")
+    if len(wave) / sample_rate * SAMPLE_RATE > MAX_SAMPLES:
+        raise AVSInputError(
+            f"the sound lasts {len(wave) / sample_rate:.0f} s, and {MAX_SAMPLES / SAMPLE_RATE:.0f} s are read at most: "
+            "cut it into pieces"
+        )
+    return torchaudio.functional.resample(wave, int(sample_rate), SAMPLE_RATE)
 
 
 def fit_seconds(examples: Tensor, seconds: int) -> Tensor:
@@ -122,32 +142,40 @@ def load_audio(path: str | Path) -> tuple[Tensor, int]:
         float32 (channels, n) in [-1, 1] and the sample rate in Hz.
 
     Raises:
-        AVSInputError: the file is missing, truncated, empty or no audio.
+        AVSInputError: the file is missing, truncated, empty, no audio, beyond the limits of transavs/limits.py by what
+            its header says, or has samples that are no numbers.
     """
     path = Path(path)
     if not path.is_file():
         raise AVSInputError(f"{path} does not exist: extract the audio of this clip, or remove the clip from the csv")
     _check_not_truncated(path)
     try:
-        samples, sample_rate = soundfile.read(path, dtype="float32", always_2d=True)
+        with soundfile.SoundFile(path) as file:
+            _check_announced(path, file.frames, file.channels, file.samplerate)
+            samples, sample_rate = file.read(dtype="float32", always_2d=True), file.samplerate
     except soundfile.LibsndfileError as error:
         raise AVSInputError(f"{path} cannot be read as audio ({error.error_string}): extract it again") from error
+    except TypeError as error:  # soundfile takes a .raw file to be without a header
+        raise AVSInputError(f"{path} is of a kind without a header: extract the audio again, as .wav") from error
     if not len(samples):
         raise AVSInputError(f"{path} holds no sample: extract the audio again")
+    if not np.isfinite(samples).all():
+        raise AVSInputError(f"{path} holds samples that are no numbers: extract the audio again")
     return torch.from_numpy(np.ascontiguousarray(samples.T)), sample_rate
 
 
-class _TensorUnpickler(pickle.Unpickler):
-    """Rebuilds one tensor and refuses every other global, so that a hostile pickle runs nothing."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
-            return torch._utils._rebuild_tensor_v2
-        if (module, name) == ("torch.storage", "_load_from_bytes"):
-            return lambda data: torch.load(io.BytesIO(data), weights_only=True)
-        if (module, name) == ("collections", "OrderedDict"):
-            return dict
-        raise pickle.UnpicklingError(f"it asks for {module}.{name}")
+def _check_announced(path: Path, samples: int, channels: int, sample_rate: int) -> None:
+    """Raise an AVSInputError where the header of a file announces more than is to be decoded."""
+    if not 1 <= sample_rate <= MAX_SAMPLE_RATE or channels > MAX_CHANNELS:
+        raise AVSInputError(
+            f"{path} has {channels} channels at {sample_rate} Hz, and up to {MAX_CHANNELS} at {MAX_SAMPLE_RATE} Hz are "
+            "read: extract the audio again"
+        )
+    if max(samples * channels, samples / sample_rate * SAMPLE_RATE) > MAX_SAMPLES:
+        raise AVSInputError(
+            f"{path} announces {samples / sample_rate:.0f} s of {channels} channels at {sample_rate} Hz, which is more "
+            "than is read at once: cut out the piece that belongs to the clip"
+        )
 
 
 def load_log_mel_pickle(path: str | Path) -> Tensor:
@@ -157,18 +185,25 @@ def load_log_mel_pickle(path: str | Path) -> Tensor:
         float32 (seconds, 1, 96, 64), detached.
 
     Raises:
-        AVSInputError: the file is no pickled log-mel tensor.
+        AVSInputError: the file is no pickled log-mel tensor, or larger than MAX_LOG_MEL_BYTES.
     """
     mend = "fetch it again or provide the wav"
     try:
         with open(path, "rb") as file:
-            examples = _TensorUnpickler(file).load()
+            content = file.read(MAX_LOG_MEL_BYTES + 1)
+        if len(content) > MAX_LOG_MEL_BYTES:
+            raise ValueError(f"it has more than {MAX_LOG_MEL_BYTES} bytes")
+        examples = load_tensor(content).detach()
     except Exception as error:  # a broken pickle can raise nearly anything
-        raise AVSInputError(f"{path} is no pickled tensor ({error}): {mend}") from error
-    if not isinstance(examples, Tensor) or examples.shape[1:] != (1, EXAMPLE_FRAMES, MEL_BANDS):
-        found = tuple(examples.shape) if isinstance(examples, Tensor) else type(examples).__name__
-        raise AVSInputError(f"{path} holds {found}, not (seconds, 1, {EXAMPLE_FRAMES}, {MEL_BANDS}): {mend}")
-    return examples.detach().float()
+        raise AVSInputError(f"{path} is no pickled tensor ({one_line(error)}): {mend}") from error
+    if examples.shape[1:] != (1, EXAMPLE_FRAMES, MEL_BANDS) or not examples.is_floating_point():
+        found = f"{tuple(examples.shape)} of {examples.dtype}"
+        wanted = f"(seconds, 1, {EXAMPLE_FRAMES}, {MEL_BANDS}) of floats"
+        raise AVSInputError(f"{path} holds {found}, not {wanted}: {mend}")
+    examples = examples.float()
+    if not np.isfinite(examples.numpy()).all():  # the doctor's workers are forked, which torch's threads do not survive
+        raise AVSInputError(f"{path} holds values that are no numbers: {mend}")
+    return examples
 
 
 def noise_examples(seed: int, seconds: int) -> Tensor:

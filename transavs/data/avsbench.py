@@ -11,6 +11,7 @@ import itertools
 import json
 import logging
 import os
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import partial
@@ -19,12 +20,14 @@ from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from transavs.errors import AVSInputError
+from transavs.errors import AVSInputError, choose
 
 SPLITS = ("train", "val", "test")
 # What any csv may say beside AVSBench's own columns: the classes that sound at some time, and all that are in view.
 COLUMNS_OF_OURS = ("sounds", "in_view")
 CLASS_SEPARATOR = "_"
+# What leads to another folder when it is put into a path, or is none.
+NO_FILE_NAME = re.compile(r"\.{1,2}|.*[/\\\0].*", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,12 @@ class Layout:
         if category and self.category_separator:
             return category.split(self.category_separator)
         return [category] if category else []
+
+    def unsafe_name(self, names: dict[str, str]) -> str:
+        """The first of a clip's names that would lead out of its folder, "" where all stay inside."""
+        templates = "".join((self.frames, self.masks, self.audio, self.log_mel))
+        used = [name for field, name in names.items() if f"{{{field}}}" in templates]
+        return next((name for name in used if NO_FILE_NAME.fullmatch(name)), "")
 
     def mask_root(self, root: Path, split: str) -> Path:
         """The folder that all masks of a split lie below."""
@@ -113,7 +122,7 @@ class Layout:
         try:
             # The order counts: copies of the file are about that number the classes from 1.
             return list(dict(json.loads(path.read_text(encoding="utf-8"))))
-        except (OSError, ValueError, TypeError) as error:
+        except (OSError, ValueError, TypeError, RecursionError) as error:
             raise AVSInputError(f"{path} does not list the classes ({error}): restore the file") from error
 
 
@@ -184,7 +193,7 @@ def read_clip_names(root: str | Path, subset: str, mend: str = AVSBENCH_MEND) ->
     Raises:
         AVSInputError: the csv is missing, no text, or lacks a column.
     """
-    layout = LAYOUTS[subset]
+    layout = choose(LAYOUTS, subset, "subset")
     meta = Path(root) / layout.meta
     if not meta.is_file():
         raise AVSInputError(f"{meta} does not exist: {mend}, or point DETECTRON2_DATASETS at the folder that holds it")
@@ -221,9 +230,10 @@ def load_avsbench(root: str | Path, subset: str, split: str, mend: str = AVSBENC
         records, in the order of the csv.
 
     Raises:
-        AVSInputError: the csv is missing, lacks a column, names an unknown part, or lists no clip of this split.
+        AVSInputError: the csv is missing, lacks a column, names an unknown part or a clip that would lie elsewhere, or
+            lists no clip of this split.
     """
-    layout, root = LAYOUTS[subset], Path(root)
+    layout, root = choose(LAYOUTS, subset, "subset"), Path(root)
     meta = root / layout.meta
     clips = [names for names in read_clip_names(root, subset, mend).values() if names["split"] == split]
     if not clips:
@@ -231,8 +241,13 @@ def load_avsbench(root: str | Path, subset: str, split: str, mend: str = AVSBENC
     for names in clips:
         if names["part"] not in layout.num_frames:
             raise AVSInputError(
-                f"{meta} names the {layout.part_column} '{names['part']}', known are {list(layout.num_frames)}"
+                f"{meta} names the {layout.part_column} '{names['part']}', known are {list(layout.num_frames)}: "
+                "restore the file"
             )
+        if not names["video"]:
+            raise AVSInputError(f"{meta} has a row of split '{split}' that names no clip: restore the file")
+        if unsafe := layout.unsafe_name(names):
+            raise AVSInputError(f"{meta} names {unsafe!r}, which leads out of the data set: restore the file")
     logging.getLogger(__name__).info("%d clips in split '%s' of %s", len(clips), split, meta)
     return [_with_masks_there_are(layout, root, names) for names in clips]
 

@@ -94,6 +94,8 @@ def _good_rows(tree: Tree, rows: dict[int, dict[str, str]], findings: list[Findi
         elif names["part"] not in layout.num_frames:
             message = f"has the {layout.part_column} '{names['part']}', known are {', '.join(layout.num_frames)}"
             findings.append(Finding("part-unknown", path, message))
+        elif unsafe := layout.unsafe_name(names):
+            findings.append(Finding("clip-name", path, f"names {unsafe!r}, which leads out of the data set"))
         elif clip in lines:
             findings.append(
                 Finding("clip-duplicate", path, f"names {names['video']} again, as line {lines[clip]} does")

@@ -16,6 +16,7 @@ KINDS = {
     "csv-missing": (FAULT, "unpack the data as datasets/README.md says"),
     "csv-broken": (FAULT, "restore the csv"),
     "clip-unnamed": (FAULT, "write the clip's name, or remove the row"),
+    "clip-name": (FAULT, "restore the row: names of clips and categories are names of files, without folders"),
     "clip-duplicate": (FAULT, "remove one of the rows"),
     "split-unknown": (FAULT, f"write one of {', '.join(SPLITS)}, or remove the row"),
     "part-unknown": (FAULT, "restore the row, or remove it"),

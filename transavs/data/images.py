@@ -1,6 +1,8 @@
 """Frames and masks from files, the colours of masks, and the objects in a mask."""
 
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -8,26 +10,54 @@ import cv2
 import numpy as np
 import pycocotools.mask
 from detectron2.data import detection_utils
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps
 
-from transavs.errors import AVSInputError
+from transavs.errors import AVSInputError, choose, one_line
+from transavs.limits import MAX_PIXELS
 
 PALETTE_COLOURS = 256
-UNREADABLE = (UnidentifiedImageError, OSError, SyntaxError)  # PIL raises each of these on broken files
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP")  # PIL knows more; for some of them it starts other programs
+
+
+def open_image(path: str | Path) -> Image.Image:
+    """The image in a file, whose pixels are not decoded yet.
+
+    Raises:
+        AVSInputError: it has more than MAX_PIXELS; beside it what PIL raises, which is nearly anything.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # it comes after our own limit
+            image = Image.open(path, formats=FORMATS)
+        pixels = image.width * image.height
+    except Image.DecompressionBombError:
+        pixels = Image.MAX_IMAGE_PIXELS or MAX_PIXELS + 1
+    if pixels > MAX_PIXELS:
+        raise AVSInputError(f"{path} has more pixels than the {MAX_PIXELS} that are read: make the image smaller")
+    return image
+
+
+@contextmanager
+def readable(path: str | Path, what: str, mend: str) -> Iterator[None]:
+    """Within it, whatever reading an image raises becomes an AVSInputError that says what it should be."""
+    try:
+        yield
+    except AVSInputError:
+        raise
+    except Exception as error:  # a broken image can raise nearly anything
+        raise AVSInputError(f"{path} cannot be read as {what} ({one_line(error)}): {mend}") from error
 
 
 def read_frame(path: str, image_format: str) -> np.ndarray:
     """uint8 (H, W, 3) in ``image_format`` ("RGB" or "BGR").
 
     Raises:
-        AVSInputError: the file is missing or no image.
+        AVSInputError: the file is missing, no image, or one of too many pixels.
     """
     if not Path(path).is_file():
         raise AVSInputError(f"{path} does not exist: extract the frames of this clip, or remove the clip from the csv")
-    try:
-        return detection_utils.read_image(path, format=image_format)
-    except UNREADABLE as error:
-        raise AVSInputError(f"{path} cannot be read as an image ({error}): extract the frame again") from error
+    with readable(path, "an image", "extract the frame again"), open_image(path) as image:
+        return detection_utils.convert_PIL_to_numpy(ImageOps.exif_transpose(image), image_format)
 
 
 def _binary(image: Image.Image) -> np.ndarray:
@@ -75,15 +105,13 @@ def read_mask(path: str, encoding: str) -> np.ndarray:
         encoding: "binary", where all that is not black is 1, "class_ids", or "palette", PASCAL VOC's colours.
 
     Raises:
-        AVSInputError: the file is missing or no such image.
+        AVSInputError: the file is missing, no such image, or one of too many pixels; or there is no such encoding.
     """
     if not Path(path).is_file():
         raise AVSInputError(f"{path} does not exist: restore the mask, or remove the clip from the csv")
-    try:
-        with Image.open(path) as image:
-            return MASK_ENCODINGS[encoding](image).astype(np.int64)
-    except UNREADABLE as error:
-        raise AVSInputError(f"{path} cannot be read as a mask ({error}): restore the mask") from error
+    decode = choose(MASK_ENCODINGS, encoding, "encoding of masks")
+    with readable(path, "a mask", "restore the mask"), open_image(path) as image:
+        return decode(image).astype(np.int64)
 
 
 def encode_mask(mask: np.ndarray) -> dict[str, Any]:

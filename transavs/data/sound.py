@@ -10,6 +10,7 @@ import av
 import numpy as np
 
 from transavs.data.audio import SAMPLE_RATE
+from transavs.data.media import check_sound, open_media
 from transavs.errors import AVSInputError, one_line
 
 
@@ -60,7 +61,7 @@ class SoundFile:
             name: for messages.
 
         Raises:
-            AVSInputError: the file is missing, damaged or without sound.
+            AVSInputError: the file is missing, damaged, without sound, or beyond transavs/limits.py.
         """
         self._path, self._seconds, self._name = Path(path), seconds, name or str(path)
         if not self._path.is_file():
@@ -74,12 +75,16 @@ class SoundFile:
 
     def _decoded(self) -> Iterator[Any]:
         try:
-            with av.open(str(self._path)) as container:
+            with open_media(self._path) as container:
                 tracks = container.streams.audio[:1]
+                for track in tracks:
+                    check_sound(self._name, track.codec_context)
                 for packet in container.demux(tracks) if tracks else ():
                     with suppress(av.FFmpegError):  # a damaged packet is left out
                         yield from packet.decode()
         except (av.FFmpegError, ValueError) as error:
+            if isinstance(error, AVSInputError):
+                raise
             raise AVSInputError(
                 f"{self._name} cannot be read as sound ({one_line(error)}): name an audio or a video file"
             ) from error

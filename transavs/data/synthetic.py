@@ -20,12 +20,14 @@ from transavs.data import synthetic_sounds
 from transavs.data.avsbench import COLUMNS_OF_OURS, LAYOUTS, SOURCES, Layout
 from transavs.data.images import voc_palette
 from transavs.data.synthetic_scenes import LOOKS, render_clip
+from transavs.errors import AVSInputError
 from transavs.files import write_file, write_image, written_whole
 
 TIMBRES: dict[str, synthetic_sounds.Timbre] = {name: getattr(synthetic_sounds, name) for name in LOOKS}
 SAMPLE_RATE = 16000
 CLASS_IDS = {name: number for number, name in enumerate(sorted(LOOKS), start=1)}
 EMPTY_SECOND = 0.06  # probability that nothing sounds in a second of MS3
+SMALLEST, LARGEST = 16, 4096  # sides in pixels
 FAST_PNG = [cv2.IMWRITE_PNG_COMPRESSION, 1]
 
 
@@ -154,7 +156,15 @@ def write_synthetic(
         source: "synthetic", or "avsbench" to write where AVSBench itself is looked for, as a rehearsal.
         seed: of every random choice.
         workers: processes that write at a time.
+
+    Raises:
+        AVSInputError: a number is out of its range.
     """
+    if not SMALLEST <= size <= LARGEST or min(clips.values()) < 0 or seed < 0 or workers < 1:
+        raise AVSInputError(
+            f"frames of {size} pixels, {list(clips.values())} clips, seed {seed}, {workers} workers: give "
+            f"{SMALLEST} to {LARGEST} pixels, 0 clips or more, a seed from 0 on, and 1 worker or more"
+        )
     with ProcessPoolExecutor(workers) as pool:
         for subset in subsets:
             root = Path(datasets_root) / SOURCES[source][1][subset]

@@ -9,11 +9,13 @@ import numpy as np
 from tqdm import tqdm
 
 from transavs.data import synthetic_sounds
-from transavs.data.synthetic import SAMPLE_RATE, TIMBRES, changing_sources
+from transavs.data.synthetic import LARGEST, SAMPLE_RATE, SMALLEST, TIMBRES, changing_sources
 from transavs.data.synthetic_scenes import LOOKS, Scene
 from transavs.data.video_writer import VideoWriter
+from transavs.errors import AVSInputError
 
 SCENE_SECONDS = 5
+LONGEST = 3600  # seconds; all of its sound is made at once
 LARGEST_SCENE = 512  # side in pixels; larger videos are magnified, which is many times faster
 
 
@@ -62,8 +64,15 @@ def write_synthetic_video(
         what is seen and heard, SCENE_SECONDS each.
 
     Raises:
-        AVSInputError: see :class:`transavs.data.video_writer.VideoWriter`.
+        AVSInputError: a number is out of its range, or see :class:`transavs.data.video_writer.VideoWriter`.
     """
+    if not 1 <= seconds * frame_rate < np.inf or not 0 < seconds <= LONGEST or seed < 0:
+        raise AVSInputError(
+            f"{seconds} s at {frame_rate} frames per second, seed {seed}: give a frame or more, up to {LONGEST} s, "
+            "and a seed from 0 on"
+        )
+    if min(size) < SMALLEST or max(size) > LARGEST:
+        raise AVSInputError(f"frames of {size[1]} x {size[0]} pixels: give {SMALLEST} to {LARGEST} pixels a side")
     rng = np.random.default_rng([seed, *b"video"])
     shots = [Shot.draw(min(LARGEST_SCENE, max(size)), rng) for _ in range(int(np.ceil(seconds / SCENE_SECONDS)))]
     heard = np.concatenate([shot.wave for shot in shots])[None, : int(seconds * SAMPLE_RATE)]

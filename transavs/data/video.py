@@ -17,8 +17,10 @@ from typing import Any, BinaryIO
 import av
 import numpy as np
 
+from transavs.data.media import check_sound, open_media
 from transavs.data.sound import like_frames
 from transavs.errors import AVSInputError, one_line
+from transavs.limits import MAX_PIXELS
 
 CUT_SHORT_SECONDS = 1.0  # a track that ends earlier than announced by more than this is worth a word
 QUARTER = 90
@@ -58,7 +60,8 @@ class Video:
     def __init__(self, path: str | Path, name: str | None = None):
         """
         Raises:
-            AVSInputError: the file is missing, empty, an image, no video, damaged at its start, or without sound.
+            AVSInputError: the file is missing, empty, an image, no video, damaged at its start, without sound, or
+                beyond transavs/limits.py.
         """
         self.path, self.name = Path(path), name or str(path)
         self._complained_of: set[str] = set()
@@ -74,13 +77,17 @@ class Video:
                 raise AVSInputError(f"{self.name} holds no moving picture: name a video with sound")
             if sound is None:
                 raise AVSInputError(f"{self.name} holds no sound track, and nothing in it can be heard: name one with")
+            check_sound(self.name, sound.codec_context)
             self.sample_rate, self.channels = sound.codec_context.sample_rate, sound.codec_context.channels
             self.frame_rate = float(picture.average_rate or picture.guessed_rate or 1)
             self.duration = container.duration / av.time_base if container.duration else 0.0
         # Rotation and the time of the first frame are known once it is decoded, and surely then.
         first = next(self._decoded("video"), None)
         if first is None or first.time is None:
-            raise AVSInputError(f"{self.name} holds no frame that can be decoded: it is damaged, copy it again")
+            raise AVSInputError(
+                f"{self.name} holds no frame that can be decoded: it is damaged, copy it again; or its frames have "
+                f"more than {MAX_PIXELS} pixels, make it smaller"
+            )
         self._start: float = first.time
         is_turned = round(first.rotation / QUARTER) % 2
         self.height, self.width = (first.width, first.height) if is_turned else (first.height, first.width)
@@ -88,7 +95,7 @@ class Video:
     @contextmanager
     def _opened(self) -> Iterator[Any]:
         try:
-            with av.open(str(self.path)) as container:
+            with open_media(self.path) as container:
                 yield container
         except (av.FFmpegError, ValueError) as error:  # FFmpegError is none of OSError's for all codes
             if isinstance(error, AVSInputError):

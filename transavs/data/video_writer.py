@@ -15,6 +15,7 @@ from transavs.errors import AVSInputError, one_line
 
 CLOCK = Fraction(1, 90000)  # fine enough for any frame rate, a fixed one or not
 SUFFIXES = (".mp4", ".mov", ".mkv")
+SLOWEST, FASTEST = 0.01, 1000.0  # frame rates that are announced: videos may claim any
 LAYOUTS = {1: "mono", 2: "stereo", 6: "5.1"}  # by number of channels, that every player knows
 MAX_SAMPLE_RATE = 48000
 QUALITY = {"crf": "20", "preset": "veryfast"}
@@ -64,7 +65,9 @@ class VideoWriter:
         except (av.FFmpegError, OSError) as error:
             raise AVSInputError(f"{path} cannot be written ({one_line(error)}): name another file") from error
         self._picture = self._container.add_stream(
-            "libx264", rate=Fraction(frame_rate).limit_denominator(1001), options=QUALITY
+            "libx264",
+            rate=Fraction(min(max(frame_rate, SLOWEST), FASTEST)).limit_denominator(1001),
+            options=QUALITY,
         )
         self._picture.height, self._picture.width = (side + side % 2 for side in size)
         self._picture.pix_fmt = "yuv420p"

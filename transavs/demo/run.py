@@ -31,7 +31,7 @@ class Targets:
 
 
 def find_videos(inputs: Sequence[Path]) -> list[Path]:
-    """The given files, and of folders the files with a video's suffix, by name.
+    """The given files, and of folders the files with a video's suffix, by name; hidden ones are left out.
 
     Raises:
         AVSInputError: a folder holds none.
@@ -41,7 +41,8 @@ def find_videos(inputs: Sequence[Path]) -> list[Path]:
         if not path.is_dir():
             found.append(path)
             continue
-        inside = sorted(file for file in path.iterdir() if file.suffix.lower() in VIDEO_SUFFIXES)
+        files = sorted(file for file in path.iterdir() if file.suffix.lower() in VIDEO_SUFFIXES)
+        inside = [file for file in files if not file.name.startswith(".")]  # results of "...mp4" would lie elsewhere
         if not inside:
             raise AVSInputError(f"the folder {path} holds no video ({' '.join(sorted(VIDEO_SUFFIXES))}): name another")
         found += inside

@@ -22,6 +22,7 @@ from transavs.predictor import AVSPredictor, FramePrediction, SoundingObject
 OWN, MUTED, ANOTHER = "its own sound", "muted", "another sound"
 SOUNDS = (OWN, MUTED, ANOTHER)
 MEGABYTE = 10**6
+LONGEST_STEM = 40  # characters of an upload's name that results keep: file systems take 255 bytes in all
 DRAWN_SIDE = 854  # pixels; drawing is what a visitor waits for who moves the threshold
 Progress = Callable[[float, str], None]  # share that is done, what is being done
 
@@ -39,7 +40,7 @@ class Limits:
     megabytes: int = 100
 
     def __post_init__(self) -> None:
-        if self.seconds <= 0 or self.megabytes <= 0:
+        if not 0 < self.seconds < np.inf or self.megabytes <= 0:
             raise AVSInputError(f"the limits are {self.seconds} s and {self.megabytes} MB: give numbers above 0")
 
     def open(self, path: str | Path) -> Video:
@@ -201,7 +202,7 @@ class Run:
             threshold: see :meth:`transavs.predictor.FramePrediction.mask`.
             progress: told as it goes on.
         """
-        stem = Path(self.video.name).stem
+        stem = Path(self.video.name).stem[:LONGEST_STEM]
         overlay, coco = self._folder / f"{stem}_sounding.mp4", self._folder / f"{stem}_masks.json"
         frames = []
         with ExitStack() as stack:

@@ -6,17 +6,17 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from transavs.data.images import UNREADABLE, read_mask
-from transavs.errors import AVSInputError
+from transavs.data.images import open_image, read_mask, readable
+from transavs.errors import AVSInputError, choose
 from transavs.evaluation.clip_scores import ClipScores, score_clip, summarize
 from transavs.evaluation.metrics import THRESHOLD
 
 WHITE = 255
+LARGEST_SIZE = 8192
 
 
 @dataclass(frozen=True)
@@ -35,13 +35,10 @@ def read_score_map(path: str) -> np.ndarray:
     Raises:
         AVSInputError: the file is no image.
     """
-    try:
-        with Image.open(path) as image:
-            levels = np.asarray(image.convert("L"))
-            if image.mode == "P" or levels.max() <= 1:  # palettes of two colours are binary, whatever the colours
-                return (np.asarray(image) > 0).astype(np.float32)
-    except UNREADABLE as error:
-        raise AVSInputError(f"{path} cannot be read as a mask ({error}): write the prediction again") from error
+    with readable(path, "a mask", "write the prediction again"), open_image(path) as image:
+        levels = np.asarray(image.convert("L"))
+        if image.mode == "P" or levels.max() <= 1:  # palettes of two colours are binary, whatever the colours
+            return (np.asarray(image) > 0).astype(np.float32)
     return levels.astype(np.float32) / WHITE
 
 
@@ -73,9 +70,11 @@ def score_mask_folders(
         size: side to resize both to before scoring; 0 keeps them as they are, of one size.
 
     Raises:
-        AVSInputError: a folder or file is missing, broken or of another size.
+        AVSInputError: a folder or file is missing, broken or of another size; or there is no such setting or size.
     """
-    chosen = SETTINGS[setting]
+    chosen = choose(SETTINGS, setting, "setting")
+    if not 0 <= size <= LARGEST_SIZE:
+        raise AVSInputError(f"the size to score at is {size}: give 0 (as they are) to {LARGEST_SIZE} pixels")
     clips: dict[str, list[Path]] = {}
     for path in sorted(gt.rglob("*.png")):
         if chosen.folder in ("", path.parent.name):

@@ -79,6 +79,8 @@ class PredictionWriter(DatasetEvaluator):
 
     def _write(self, kind: str, names: Sequence[str], images: np.ndarray) -> None:
         for name, image in zip(names, images, strict=True):
+            if name.startswith(os.pardir):
+                raise AVSInputError(f"the mask {name} is not below its mask_root: correct the record of its clip")
             write_image((self.folder / kind / name).with_suffix(".png"), image)
 
     def evaluate(self) -> None:

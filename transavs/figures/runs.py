@@ -19,7 +19,7 @@ def read_curves(run: Path) -> dict[str, dict[int, float]]:
     """The metrics that detectron2 has logged in a run's folder: value by iteration, by metric, iterations ascending.
 
     Of an iteration that a resumed run has done again the later value is taken. A line that a stopped run has left
-    unfinished is skipped.
+    unfinished is skipped, and so is what is no number.
 
     Raises:
         AVSInputError: there is no such file, or no metric in it.
@@ -29,10 +29,10 @@ def read_curves(run: Path) -> dict[str, dict[int, float]]:
     for line in _read(path).splitlines():
         try:
             values = json.loads(line)
-            iteration = values.pop("iteration")
-        except (json.JSONDecodeError, AttributeError, KeyError):
+            iteration = int(values.pop("iteration"))
+        except (ValueError, AttributeError, KeyError, TypeError, RecursionError):
             continue
-        for metric, value in values.items():
+        for metric, value in numbers_of(values).items():
             curves.setdefault(metric, {})[iteration] = value
     if not curves:
         raise AVSInputError(f"{path} holds no metric: name the folder of a run that has logged some")
@@ -69,13 +69,18 @@ def read_results(run: Path, dataset: str | None = None) -> dict[str, float]:
     try:
         values: dict[str, Any] = json.loads(_read(path))
         of_sets = {name: found for name, found in values.items() if isinstance(found, dict)}
-    except (json.JSONDecodeError, AttributeError) as error:
+    except (ValueError, AttributeError, RecursionError) as error:
         raise AVSInputError(f"{path} cannot be read as results ({error}): evaluate the model again") from error
     if not of_sets:
-        return values
+        return numbers_of(values)
     if dataset not in of_sets:
         raise AVSInputError(f"{path} has the test sets {', '.join(of_sets)}: choose one with --dataset")
-    return of_sets[dataset]
+    return numbers_of(of_sets[dataset])
+
+
+def numbers_of(values: Mapping[str, Any]) -> dict[str, float]:
+    """What of a JSON object can be drawn."""
+    return {name: value for name, value in values.items() if isinstance(value, int | float)}
 
 
 def collect_categories(

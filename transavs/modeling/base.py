@@ -7,11 +7,22 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 import torch
+from detectron2.config import CfgNode
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from transavs.errors import AVSInputError
-from transavs.modeling.embedding_cache import EmbeddingCache
+from transavs.errors import AVSInputError, one_line
+from transavs.modeling.embedding_cache import EmbeddingCache, build_embedding_cache
+
+
+def check_device(name: str | torch.device) -> None:
+    """Raise an AVSInputError if tensors cannot be put on the device of this name, such as "cpu" or "cuda:1"."""
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:  # no device of a kind, or one that this machine lacks
+        raise AVSInputError(
+            f"the device {str(name)!r} cannot be used here ({one_line(error)}): name another, such as cpu"
+        ) from error
 
 
 class AVSModel(nn.Module):
@@ -47,6 +58,21 @@ class AVSModel(nn.Module):
         self.audio_backbone = audio_backbone
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), persistent=False)
+
+    @staticmethod
+    def shared_arguments(cfg: CfgNode) -> dict[str, Any]:
+        """What the constructor takes beside the backbones.
+
+        Raises:
+            AVSInputError: MODEL.DEVICE is not here.
+        """
+        check_device(cfg.MODEL.DEVICE)
+        return {
+            "pixel_mean": cfg.MODEL.PIXEL_MEAN,
+            "pixel_std": cfg.MODEL.PIXEL_STD,
+            "frames_at_once": cfg.TEST.FRAMES_AT_ONCE,
+            "embedding_cache": build_embedding_cache(cfg),
+        }
 
     @property
     def device(self) -> torch.device:

@@ -16,7 +16,6 @@ from torch.nn import functional as F
 from transavs.modeling.audio_backbone import build_audio_backbone
 from transavs.modeling.avm import AVMLoss
 from transavs.modeling.base import AVSModel
-from transavs.modeling.embedding_cache import build_embedding_cache
 from transavs.modeling.fusion_decoder import DilatedSum, FusionDecoder
 from transavs.modeling.losses import share_of_frames
 from transavs.modeling.tpavi_block import TPAVIBlock
@@ -78,7 +77,7 @@ class TPAVI(AVSModel):
             )
             for level in settings.STAGES
         }
-        return {
+        return cls.shared_arguments(cfg) | {
             "backbone": backbone,
             "audio_backbone": audio_backbone,
             "dilated": [DilatedSum(shapes[name].channels, channels, settings.DILATIONS) for name in head.IN_FEATURES],
@@ -95,10 +94,6 @@ class TPAVI(AVSModel):
             "visual_visual": settings.VISUAL_VISUAL,
             "avm": AVMLoss(cfg) if settings.AVM_WEIGHT else None,
             "avm_weight": settings.AVM_WEIGHT,
-            "pixel_mean": cfg.MODEL.PIXEL_MEAN,
-            "pixel_std": cfg.MODEL.PIXEL_STD,
-            "frames_at_once": cfg.TEST.FRAMES_AT_ONCE,
-            "embedding_cache": build_embedding_cache(cfg),
         }
 
     def losses(self, batched_inputs: list[dict[str, Any]]) -> dict[str, Tensor]:

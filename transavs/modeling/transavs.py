@@ -17,7 +17,6 @@ from transavs.modeling.audio_backbone import build_audio_backbone
 from transavs.modeling.base import AVSModel
 from transavs.modeling.class_scores import class_scores, enlarged_class_scores
 from transavs.modeling.criterion import AVSCriterion
-from transavs.modeling.embedding_cache import build_embedding_cache
 from transavs.modeling.pixel_decoder import build_pixel_decoder
 from transavs.modeling.query_decoder import build_query_decoder
 
@@ -46,16 +45,12 @@ class TransAVS(AVSModel):
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         backbone = build_backbone(cfg)
         audio_backbone = build_audio_backbone(cfg)
-        return {
+        return cls.shared_arguments(cfg) | {
             "backbone": backbone,
             "audio_backbone": audio_backbone,
             "pixel_decoder": build_pixel_decoder(cfg, backbone.output_shape()),
             "query_decoder": build_query_decoder(cfg, audio_backbone.embed_dim),
             "criterion": AVSCriterion(cfg),
-            "pixel_mean": cfg.MODEL.PIXEL_MEAN,
-            "pixel_std": cfg.MODEL.PIXEL_STD,
-            "frames_at_once": cfg.TEST.FRAMES_AT_ONCE,
-            "embedding_cache": build_embedding_cache(cfg),
         }
 
     def losses(self, batched_inputs: list[dict[str, Any]]) -> dict[str, Tensor]:

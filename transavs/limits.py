@@ -1,0 +1,16 @@
+"""What is read of one file at most, looked up in its header before anything is decoded.
+
+A few bytes can announce gigabytes. These bounds are far beyond what the networks make use of, so nobody should have to
+raise them; who does so changes them here. Videos may be of any length: they are read as streams.
+"""
+
+# Of an image, and of each frame of a video: 8192 x 8192, twice as many as 8K video has.
+MAX_PIXELS = 2**26
+# Of an audio file that is read at once: samples over all channels, and samples at 16 kHz, which is 2.3 hours.
+MAX_SAMPLES = 2**27
+MAX_CHANNELS = 64
+MAX_SAMPLE_RATE = 768_000
+# Products of the reduced sample rates, which is what resampling takes memory for: 44.1 kHz has 441 x 160.
+MAX_RESAMPLING = 2**24
+# Of a log-mel pickle; AVSBench's hold 5 or 10 seconds of 25 kB.
+MAX_LOG_MEL_BYTES = 2**24
