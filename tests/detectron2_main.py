@@ -7,7 +7,6 @@ MAIN = {
     "detectron2.checkpoint": "DetectionCheckpointer",
     "detectron2.checkpoint.DetectionCheckpointer": "_load_file save",
     "detectron2.config": "CfgNode configurable get_cfg",
-    "detectron2.config.CfgNode": "load_cfg",
     "detectron2.data": (
         "DatasetCatalog DatasetFromList MapDataset MetadataCatalog build_detection_test_loader "
         "detection_utils get_detection_dataset_dicts transforms"
@@ -15,7 +14,7 @@ MAIN = {
     "detectron2.data.DatasetCatalog": "get list register",
     "detectron2.data.MetadataCatalog": "get",
     "detectron2.data.build": "trivial_batch_collator worker_init_reset_seed",
-    "detectron2.data.detection_utils": "read_image",
+    "detectron2.data.detection_utils": "convert_PIL_to_numpy",
     "detectron2.data.samplers": "TrainingSampler",
     "detectron2.data.samplers.TrainingSampler": "_infinite_indices",
     "detectron2.data.transforms": "AugInput Augmentation AugmentationList RandomFlip Resize ResizeTransform",

@@ -10,7 +10,6 @@ from detectron2.utils.events import EventStorage
 from transavs import AVSInputError
 from transavs.data.audio import LOG_OFFSET, is_silent
 from transavs.engine import AVSTrainer
-from transavs.engine.guarded_trainer import GuardedTrainer
 
 
 @pytest.fixture
@@ -132,13 +131,6 @@ def test_silence_in_which_nothing_sounds_is_no_fault(trainer_of, logged: pytest.
     silenced(trainer, 0)
     steps(trainer, 1)
     assert "no sound" not in logged.text
-
-
-def test_unknown_words(tiny_cfg):
-    model = torch.nn.Linear(1, 1)
-    for name, key in (("on_non_finite", "ON_NON_FINITE"), ("on_silent_batch", "ON_SILENT_BATCH")):
-        with pytest.raises(AVSInputError, match=rf"SOLVER\.{key} is 'go': choose from"):
-            GuardedTrainer(model, [], torch.optim.SGD(model.parameters(), lr=1.0), **{name: "go"})
 
 
 def test_silence_is_told_from_the_faintest_sound():

@@ -184,7 +184,6 @@ def test_names_in_figures_are_no_formulas(tmp_path: Path):
     assert cv2.imread(str(tmp_path / "a.png")) is not None
 
 
-@pytest.mark.xfail(reason="detectron2's checkpointer, which MODEL.WEIGHTS goes through, unpickles .pkl files")
 @pytest.mark.parametrize("kind", KINDS)
 def test_weights_to_start_from_run_nothing(kind: str, tmp_path: Path):
     marker, path = tmp_path / "marker", tmp_path / "weights.pkl"

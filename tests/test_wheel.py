@@ -148,7 +148,7 @@ def test_a_file_comes_before_the_packaged_config_of_its_name(tmp_path: Path, mon
         own.write_text("VERSION: 2\n")
         assert find_config(name).samefile(own)
     error = r"does not exist: name a file of your own or one of those in /.*/configs$"
-    for name in ("configs/none.yaml", "", "configs", tmp_path / "configs/quickstart.yaml"):
+    for name in ("configs/none.yaml", tmp_path / "configs/quickstart.yaml"):
         with pytest.raises(AVSInputError, match=error):
             find_config(name)
 

@@ -92,11 +92,17 @@ def load_model(
     cfg.merge_from_list(["DATALOADER.CLIP_CACHE", "", "MODEL.AUDIO_BACKBONE.EMBEDDING_CACHE", ""])
     try:
         model = build_model(cfg)
+    except AVSInputError:
+        raise
     except KeyError as error:  # detectron2's registries
         raise AVSInputError(f"{path}: {one_line(error)}: import the module that registers it first") from error
+    except Exception as error:  # a config that fits no model can raise nearly anything
+        raise AVSInputError(f"the config of {path} makes no model ({one_line(error)}): name another file") from error
     with checked_loading(model, str(path)):
         AVSCheckpointer(model).load(str(path))
     optimize_for_inference(model)
     names = found.get("class_names", [])
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise AVSInputError(f"the class names in {path} are no list of names: name another")
     unnamed = ["background"] + [f"class {number}" for number in range(1, cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES)]
     return model, cfg, [*names, *unnamed[len(names) :]]

@@ -42,6 +42,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "SOLVER.CHECKPOINT_PERIOD": (1, math.inf),
     "SOLVER.POLY_LR_POWER": (0, math.inf),
     "SOLVER.CLIP_GRADIENTS.CLIP_VALUE": (0, math.inf),
+    "SOLVER.MAX_SKIPPED_BATCHES": (0, math.inf),
     "MODEL.SEM_SEG_HEAD.NUM_CLASSES": (2, 2**16),
     "MODEL.SEM_SEG_HEAD.CONVS_DIM": (1, math.inf),
     "MODEL.AUDIO_BACKBONE.EMBED_DIM": (1, math.inf),
@@ -68,6 +69,9 @@ CHOICES: dict[str, Collection[Any]] = {
     "INPUT.NEGATIVE_AUDIO": NEGATIVE_AUDIO,
     "TEST.AUDIO_CONDITIONS": AUDIO_CONDITIONS,
     "TEST.SAVE_PREDICTIONS": FORMATS,
+    "DATALOADER.ON_BROKEN_CLIP": ("stop", "skip"),
+    "SOLVER.ON_NON_FINITE": ("stop", "skip"),
+    "SOLVER.ON_SILENT_BATCH": ("train", "skip", "stop"),
     "SOLVER.LR_SCHEDULER_NAME": ("WarmupPolyLR", "WarmupCosineLR", "WarmupMultiStepLR"),
     "SOLVER.CLIP_GRADIENTS.CLIP_TYPE": ("full_model", "value", "norm"),  # transavs/engine/solver.py
     "MODEL.RESNETS.DEPTH": (18, 34, 50, 101, 152),

@@ -23,7 +23,6 @@ from transavs.errors import AVSInputError
 
 Record = dict[str, Any]
 Draw = tuple[int, int]
-ON_BROKEN_CLIP = ("stop", "skip")
 
 
 @contextmanager

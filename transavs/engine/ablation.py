@@ -1,7 +1,6 @@
 """Runs a list of configs with several seeds each and tabulates what they reach."""
 
 import csv
-import json
 import os
 import subprocess
 import sys
@@ -21,6 +20,7 @@ from transavs.data.avsbench import LAYOUTS
 from transavs.errors import AVSInputError
 from transavs.evaluation.results import RESULTS_NAME
 from transavs.figures.charts import draw_bars
+from transavs.figures.runs import read_results
 
 
 @dataclass(frozen=True)
@@ -109,8 +109,8 @@ def collect(runs: Sequence[Run], metrics: Sequence[str]) -> Values:
     values: Values = {}
     for run in runs:
         if run.results.exists():
-            found = json.loads(run.results.read_text())
             test_set = load_config(run.config, run.overrides).DATASETS.TEST[0]
+            found = read_results(run.output, test_set)
             for metric in metrics:
                 if metric not in found:
                     raise AVSInputError(f"{run.results} has no {metric}: choose metrics from {', '.join(found)}")

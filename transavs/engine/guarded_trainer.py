@@ -14,9 +14,6 @@ from torch import Tensor, nn
 from transavs.data.audio import is_silent
 from transavs.errors import AVSInputError
 
-ON_NON_FINITE = ("stop", "skip")
-ON_SILENT_BATCH = ("train", "skip", "stop")
-
 
 class GuardedTrainer(SimpleTrainer):
     """detectron2's SimpleTrainer and AMPTrainer in one, which does not learn from a batch that is at fault.
@@ -41,19 +38,10 @@ class GuardedTrainer(SimpleTrainer):
         Args:
             model, data_loader, optimizer: as detectron2's.
             mixed_precision: on a GPU. Gradients are then left to the scaler, which skips those that overflow.
-            on_non_finite: one of ON_NON_FINITE.
-            on_silent_batch: one of ON_SILENT_BATCH; "train" warns.
+            on_non_finite: "stop" or "skip".
+            on_silent_batch: "stop", "skip" or "train", which warns.
             max_skipped: batches in a row; at one more the run stops.
-
-        Raises:
-            AVSInputError: an unknown word.
         """
-        for key, word, words in (
-            ("SOLVER.ON_NON_FINITE", on_non_finite, ON_NON_FINITE),
-            ("SOLVER.ON_SILENT_BATCH", on_silent_batch, ON_SILENT_BATCH),
-        ):
-            if word not in words:
-                raise AVSInputError(f"{key} is '{word}': choose from {', '.join(words)}")
         super().__init__(model, data_loader, optimizer)
         self._device_type = next(model.parameters()).device.type
         self._mixed_precision = mixed_precision

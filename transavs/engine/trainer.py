@@ -21,7 +21,7 @@ from transavs.checkpoint import checked_loading
 from transavs.checkpointer import AVSCheckpointer
 from transavs.data.audio_conditions import AUDIO_CONDITIONS, NEGATIVE_AUDIO, NegativeAudio, apply_audio_condition
 from transavs.data.dataset_mapper import AVSDatasetMapper
-from transavs.data.train_loader import ON_BROKEN_CLIP, DrawnClips, build_train_loader
+from transavs.data.train_loader import DrawnClips, build_train_loader
 from transavs.engine.guarded_trainer import GuardedTrainer
 from transavs.engine.hooks import FigureLogger, RandomNumbersByIteration, ThresholdSchedule
 from transavs.engine.solver import build_optimizer
@@ -141,11 +141,8 @@ class AVSTrainer(DefaultTrainer):
     @classmethod
     def build_train_loader(cls, cfg: CfgNode, seed: int, start_iter: int = 0) -> Any:
         """Loader of DATASETS.TRAIN that goes on where iteration ``start_iter`` of a run with this seed stands."""
-        if cfg.DATALOADER.ON_BROKEN_CLIP not in ON_BROKEN_CLIP:
-            raise AVSInputError(
-                f"DATALOADER.ON_BROKEN_CLIP is '{cfg.DATALOADER.ON_BROKEN_CLIP}': choose from "
-                f"{', '.join(ON_BROKEN_CLIP)}"
-            )
+        if not cfg.DATASETS.TRAIN:
+            raise AVSInputError("DATASETS.TRAIN is empty: name a data set to train on")
         dataset = get_detection_dataset_dicts(cfg.DATASETS.TRAIN, filter_empty=False)
         share, kinds = cfg.INPUT.NEGATIVE_AUDIO_PROB, cfg.INPUT.NEGATIVE_AUDIO
         negative_audio = NegativeAudio(dataset, kinds, share) if share > 0 else None
