@@ -12,6 +12,7 @@ import pytest
 import torch
 from bad_inputs import Good
 from detectron2.data import DatasetCatalog
+from detectron2.utils.logger import setup_logger
 from web_inputs import write_noise, write_video
 
 from transavs.config import load_config
@@ -69,6 +70,17 @@ def good(tiny_datasets: Path, tmp_path_factory: pytest.TempPathFactory) -> Good:
     """Inputs to make bad ones of (read only)."""
     cfg = load_config(REPOSITORY / "configs/quickstart.yaml", TINY_MODEL)
     return Good.make(tmp_path_factory.mktemp("good"), cfg, tiny_datasets / "synthetic")
+
+
+@pytest.fixture(autouse=True)
+def own_handlers() -> Iterator[None]:
+    """A tool that runs in this process sets up loggers that write to what pytest captures, which ends with the test."""
+    loggers = [logging.getLogger(name) for name in ("transavs", "detectron2", "fvcore")]
+    before = [list(logger.handlers) for logger in loggers]
+    yield
+    for logger, handlers in zip(loggers, before, strict=True):
+        logger.handlers = handlers
+    setup_logger.cache_clear()  # it would not add them again
 
 
 @pytest.fixture

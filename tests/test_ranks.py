@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -26,11 +27,14 @@ OPTIONS = [
 LAUNCHER = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
 
 
+TRAIN_NET = REPOSITORY / "tools/train_net.py"
 TRAINING = "Starting training from iteration"
 
 
-def start(datasets: Path, output: Path, *launcher: str, options: tuple[str, ...] = ()) -> subprocess.Popen:
-    command = [sys.executable, *launcher, str(REPOSITORY / "tools/train_net.py"), *OPTIONS, *options]
+def start(
+    datasets: Path, output: Path, *launcher: str, options: tuple[str, ...] = (), tool: Path = TRAIN_NET
+) -> subprocess.Popen:
+    command = [sys.executable, *launcher, str(tool), *OPTIONS, *options]
     command += ["OUTPUT_DIR", str(output)]
     environment = os.environ | {"DETECTRON2_DATASETS": str(datasets), "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
@@ -98,6 +102,43 @@ def test_a_rank_that_fails_ends_the_job_and_says_why(tiny_datasets: Path, tmp_pa
     told = f"{wav.parent.name}/{wav.name} is truncated (5000 of"
     assert told in output
     assert any(told in log.read_text() for log in (tmp_path / "out").glob("log.txt*"))
+
+
+# Trains with a loss that is not finite on the second rank in the second iteration.
+SPOILT = """\
+import runpy
+from detectron2.utils import comm
+from transavs.engine import AVSTrainer
+
+build_model = AVSTrainer.build_model
+
+def build_spoilt_model(cfg):
+    seen = []
+
+    def spoil(model, inputs, losses):
+        seen.append(inputs)
+        spoilt = comm.get_rank() == 1 and len(seen) == 2
+        return {name: loss * float("nan") for name, loss in losses.items()} if spoilt else losses
+
+    model = build_model(cfg)
+    model.register_forward_hook(spoil)
+    return model
+
+AVSTrainer.build_model = staticmethod(build_spoilt_model)
+"""
+
+
+@pytest.mark.slow
+def test_ranks_skip_a_batch_together(tiny_datasets: Path, tmp_path: Path):
+    tool = tmp_path / "spoilt.py"
+    tool.write_text(f"{SPOILT}runpy.run_path({str(TRAIN_NET)!r}, run_name='__main__')\n")
+    options = ("SOLVER.ON_NON_FINITE", "skip", "TEST.AUDIO_CONDITIONS", "['true']")
+    finish(start(tiny_datasets, tmp_path, *LAUNCHER, options=options, tool=tool))
+    told = [re.findall(r"iteration 1, clips (.*): not finite: .*: skipped", log.read_text())
+            for log in sorted(tmp_path.glob("log.txt*"))]  # fmt: skip
+    assert len(told) == 2
+    assert told[0] == told[1]
+    assert len(told[0][0].split(", ")) == 2  # of the second rank alone
 
 
 @pytest.mark.slow

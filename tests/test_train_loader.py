@@ -73,7 +73,7 @@ def test_batches_depend_on_the_iteration_alone(tiny_cfg, ms3_records: list[dict]
 def fail_at(broken: set[str]):
     def mapper(record: dict) -> str:
         if record["video_id"] in broken:
-            raise AVSInputError(f"{record['video_id']}.wav is truncated: extract the audio again")
+            raise AVSInputError("1.wav is truncated: extract the audio again")
         return record["video_id"]
 
     return mapper
@@ -83,14 +83,12 @@ def test_a_broken_clip_stops_or_is_left_out(logged: pytest.LogCaptureFixture):
     records = [{"video_id": name} for name in "abc"]
     clips = DrawnClips(records, fail_at({"b", "c"}), seed=0)
     assert clips[0, 0] == "a"
-    with pytest.raises(AVSInputError, match=r"^clip b: b\.wav is truncated"):
+    with pytest.raises(AVSInputError, match=r"^clip b: 1\.wav is truncated"):
         clips[4, 1]
     clips = DrawnClips(records, fail_at({"b", "c"}), seed=0, skip_broken=True)
     assert clips[4, 1] == "a"
-    assert [record.getMessage().partition(":")[0] for record in logged.records] == [
-        "clip b is left out",
-        "clip c is left out",
-    ]
+    told = [record.getMessage() for record in logged.records if record.name.startswith("transavs")]
+    assert [message.partition(":")[0] for message in told] == ["clip b is left out", "clip c is left out"]
     with pytest.raises(AVSInputError, match=r"no clip of DATASETS\.TRAIN can be read"):
         DrawnClips(records, fail_at(set("abc")), seed=0, skip_broken=True)[0, 2]
 

@@ -73,7 +73,7 @@ def test_resume_goes_on_with_iteration_optimizer_and_data_order(trained: Path, r
     learnt = [(state["model"], state["trainer"]["_trainer"]["optimizer"]["state"]) for state in states]
     torch.testing.assert_close(*learnt, rtol=0, atol=1e-6)
     assert states[0]["trainer"]["hooks"] == states[1]["trainer"]["hooks"]
-    assert states[0]["versions"] == versions()
+    assert states[0]["versions"].keys() == versions().keys()
     assert f"torch {versions()['torch']}" in done.stdout
 
 

@@ -7,6 +7,8 @@ from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
 
+import transavs
+
 PACKAGES = ("detectron2", "torch", "torchvision", "torchaudio", "timm", "numpy", "opencv-python-headless", "soundfile")
 UNKNOWN = "unknown"
 
@@ -18,7 +20,7 @@ def versions() -> dict[str, str]:
     A commit that ends in "-dirty" is not the whole truth: files have been changed since.
     """
     commit = _commit(Path(__file__).parents[1])
-    found = {"transavs": _version("transavs")} | ({"commit": commit} if commit else {})
+    found = {"transavs": transavs.__version__} | ({"commit": commit} if commit else {})
     return found | {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES}
 
 

@@ -86,7 +86,8 @@ class DrawnClips(Dataset):
                     return self._mapper(record)
             except AVSInputError as error:
                 if not self._skip_broken:
-                    raise AVSInputError(f"clip {record['video_id']}: {error}") from error
+                    is_named = record["video_id"] in str(error)
+                    raise AVSInputError(str(error) if is_named else f"clip {record['video_id']}: {error}") from error
                 logging.getLogger(__name__).warning("clip %s is left out: %s", record["video_id"], error)
         raise AVSInputError("no clip of DATASETS.TRAIN can be read: mend those that the warnings above name")
 

@@ -80,16 +80,18 @@ class GuardedTrainer(SimpleTrainer):
 
     def _is_skipped(self, batch: Sequence[Mapping[str, Any]], losses: Mapping[str, Tensor]) -> bool:
         """Whether the ranks together skip the batch; what is wrong with it is told or raised."""
-        broken = [name for name, loss in losses.items() if not loss.isfinite().all()]
+        finite = torch.stack([loss.detach().float() for loss in losses.values()]).isfinite().tolist()
+        broken = [name for name, is_finite in zip(losses, finite, strict=True) if not is_finite]
         non_finite = bool(broken) or not (self._mixed_precision or self._gradients_are_finite())
         silent = all(is_silent(clip["log_mel"]) for clip in batch) and any(clip["masks"].any() for clip in batch)
         some_non_finite, some_heard = _any_rank(non_finite, not silent, like=next(iter(losses.values())))
         clips = [str(clip["video_id"]) for clip in batch]
         if some_non_finite:
-            found = comm.all_gather((clips, broken) if non_finite else ([], []))
-            clips = [clip for some, _ in found for clip in some]
-            names = sorted({name for _, some in found for name in some}) or ["the gradient"]
-            fault = f"not finite: {', '.join(names)}"
+            # A loss makes the gradient of all ranks like itself: where one is broken, its own rank is to blame.
+            found = comm.all_gather((clips, broken))
+            names = sorted({name for _, some in found for name in some})
+            clips = [clip for some, lost in found if lost or not names for clip in some]
+            fault = f"not finite: {', '.join(names) or 'the gradient'}"
             return self._tell(fault, "look at them, or lower SOLVER.BASE_LR", self._on_non_finite, clips)
         if not some_heard:
             clips = [clip for some in comm.all_gather(clips) for clip in some]
