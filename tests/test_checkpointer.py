@@ -85,6 +85,24 @@ def test_a_checkpoint_that_was_written_but_not_yet_noted_counts(tmp_path: Path):
     assert last(tmp_path) == "model_0000003.pth"
 
 
+@pytest.mark.parametrize("note", ["", "\0", "../{}/model_0000001.pth", "weights.pth", "\n/etc/passwd"])
+def test_a_note_that_is_wrong_leads_nowhere(tmp_path: Path, note: str):
+    outside, folder = tmp_path / "outside", tmp_path / "run"
+    for place in (outside, folder):
+        place.mkdir()
+        save(place, 3)
+    save(outside, 1)
+    (folder / "last_checkpoint").write_text(note.format(outside.name))
+    assert checkpointer(folder).get_checkpoint_file() == str(folder / "model_0000003.pth")
+
+
+def test_a_stranger_among_the_checkpoints_is_not_run(tmp_path: Path):
+    save(tmp_path, 1)
+    torch.save({"iteration": Payload(tmp_path / "ran")}, tmp_path / "model_0000009.pth")
+    assert last(tmp_path) == "model_0000001.pth"
+    assert not (tmp_path / "ran").exists()
+
+
 @contextmanager
 def files_of_at_most(size: int) -> Iterator[None]:
     """As on a full disk, writing beyond it fails."""

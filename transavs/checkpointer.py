@@ -92,11 +92,13 @@ class AVSCheckpointer(DetectionCheckpointer):
         """
         files = sorted(Path(self.save_dir).glob(PATTERN), key=lambda path: path.stat().st_mtime_ns, reverse=True)
         note = Path(self.save_dir, LAST)
-        noted = Path(self.save_dir, note.read_text().strip()) if note.is_file() else None
-        if noted is None or not self._is_whole(noted):
-            return str(next(filter(self._is_whole, files), ""))
-        later = [path for path in files[: files.index(noted)] if self._is_whole(path)]
-        return str(max([noted, *later], key=_iteration))
+        if note.is_file():
+            noted = Path(self.save_dir, Path(note.read_text(errors="replace").strip()).name)
+            if self._is_whole(noted):
+                written = noted.stat().st_mtime_ns
+                later = [path for path in files if path.stat().st_mtime_ns > written and self._is_whole(path)]
+                return str(max([noted, *later], key=_iteration))
+        return str(next(filter(self._is_whole, files), ""))
 
     def _is_whole(self, path: Path) -> bool:
         if is_whole(path):
@@ -115,6 +117,8 @@ class AVSCheckpointer(DetectionCheckpointer):
 
 
 def _iteration(path: Path) -> int:
-    """That a checkpoint was written after; of the weights only the names are read."""
-    found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    return int(found.get("iteration", -1))
+    """That a checkpoint was written after, -1 if it does not say so; of the weights only the names are read."""
+    try:
+        return int(torch.load(path, map_location="cpu", weights_only=True, mmap=True)["iteration"])
+    except Exception:  # a hostile file can raise nearly anything; loading it tells
+        return -1
