@@ -11,11 +11,12 @@ import torch
 from detectron2.modeling import build_model
 from videos import RedWhenLoud, make_video
 
+from transavs import AVSInputError
 from transavs.checkpointer import AVSCheckpointer
 from transavs.data.synthetic_video import write_synthetic_video
 from transavs.data.video import Video
 from transavs.demo.loudness import LoudnessStrip, loudness_levels, loudness_per_second
-from transavs.demo.run import Targets, segment_video
+from transavs.demo.run import Targets, find_videos, segment_video, segment_videos
 from transavs.predictor import AVSPredictor
 
 
@@ -92,6 +93,31 @@ def test_a_folder_goes_on_past_a_bad_video_and_leaves_out_what_is_done(run_here,
     before = (tmp_path / "out/a.json").stat().st_mtime_ns
     run_here(*command)
     assert (tmp_path / "out/a.json").stat().st_mtime_ns == before
+
+
+def test_masks_that_were_left_unfinished_are_made_again(tmp_path: Path):
+    video, targets = make_video(tmp_path / "a.mp4", seconds=2), Targets(masks=tmp_path / "masks")
+
+    class Stopped(RedWhenLoud):
+        def __call__(self, *clips):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        segment_videos(AVSPredictor(Stopped()), [video], [targets], rate=1)
+    assert targets.masks.is_dir()
+    assert segment_videos(AVSPredictor(RedWhenLoud()), [video], [targets], rate=1) == 0
+    assert [path.suffix for path in targets.masks.iterdir()] == [".png", ".png"]
+    before = [path.stat().st_mtime_ns for path in targets.masks.iterdir()]
+    assert segment_videos(AVSPredictor(Stopped()), [video], [targets], rate=1) == 0
+    assert [path.stat().st_mtime_ns for path in targets.masks.iterdir()] == before
+
+
+def test_videos_of_one_name_are_told_apart_by_the_user(tmp_path: Path):
+    for name in ("a.mp4", "a.mkv", "b.mp4"):
+        (tmp_path / name).touch()
+    with pytest.raises(AVSInputError, match=r"a\.mkv and .*a\.mp4 would have results of the same name: rename one"):
+        find_videos([tmp_path])
+    assert find_videos([tmp_path / "a.mp4", tmp_path / "b.mp4"]) == [tmp_path / "a.mp4", tmp_path / "b.mp4"]
 
 
 def test_a_silent_video_is_said_to_be_silent(run_here, weights: Path, tmp_path: Path):

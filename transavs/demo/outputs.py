@@ -119,7 +119,12 @@ class OverlayVideo(Output):
 
 
 class MaskFiles(Output):
-    """A PNG per prediction, named by the frame's index: 0 and 255, or class ids where there are several."""
+    """A PNG per prediction, named by the frame's index: 0 and 255, or class ids where there are several.
+
+    Until the last one is written the folder holds a file of the name ``UNFINISHED``.
+    """
+
+    UNFINISHED = ".unfinished"
 
     def __init__(self, folder: str | Path):
         """
@@ -129,6 +134,7 @@ class MaskFiles(Output):
         self._folder = Path(folder)
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
+            (self._folder / self.UNFINISHED).touch()
         except OSError as error:
             raise AVSInputError(f"{folder} cannot be made a folder ({error.strerror}): name another") from error
 
@@ -137,6 +143,10 @@ class MaskFiles(Output):
         if len(prediction.class_names) == 2:
             mask = mask * np.uint8(WHITE)
         write_image(self._folder / f"{prediction.index:06d}.png", mask)
+
+    def close(self, complete: bool) -> None:
+        if complete:
+            (self._folder / self.UNFINISHED).unlink(missing_ok=True)
 
 
 class CocoFile(Output):

@@ -27,6 +27,9 @@ class Targets:
     coco: Path | None = None
 
     def exist(self) -> bool:
+        """Whether all of them are there, and whole."""
+        if self.masks is not None and (self.masks / MaskFiles.UNFINISHED).exists():
+            return False
         return all(path.exists() for path in (self.overlay, self.masks, self.coco) if path is not None)
 
 
@@ -34,7 +37,7 @@ def find_videos(inputs: Sequence[Path]) -> list[Path]:
     """The given files, and of folders the files with a video's suffix, by name; hidden ones are left out.
 
     Raises:
-        AVSInputError: a folder holds none.
+        AVSInputError: a folder holds none, or two have the same name, and so would their results.
     """
     found: list[Path] = []
     for path in inputs:
@@ -46,6 +49,10 @@ def find_videos(inputs: Sequence[Path]) -> list[Path]:
         if not inside:
             raise AVSInputError(f"the folder {path} holds no video ({' '.join(sorted(VIDEO_SUFFIXES))}): name another")
         found += inside
+    by_name: dict[str, Path] = {}
+    for path in found:
+        if (other := by_name.setdefault(path.stem, path)) is not path:
+            raise AVSInputError(f"{other} and {path} would have results of the same name: rename one of them")
     return found
 
 
