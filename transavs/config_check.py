@@ -155,6 +155,8 @@ def check_names(cfg: CfgNode) -> None:
         if _value(cfg, key) not in registry:
             names = ", ".join(sorted(name for name, _ in registry))
             raise AVSInputError(f"{key} is {_value(cfg, key)!r}, which is not registered: choose from {names}")
+    if not cfg.DATASETS.TRAIN:
+        raise AVSInputError("DATASETS.TRAIN is empty: name a data set to train on")
     known = DatasetCatalog.list()
     ours = sorted(name for name in known if MetadataCatalog.get(name).get("evaluator_type") == "avs")
     for key in ("DATASETS.TRAIN", "DATASETS.TEST"):

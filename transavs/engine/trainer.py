@@ -141,8 +141,6 @@ class AVSTrainer(DefaultTrainer):
     @classmethod
     def build_train_loader(cls, cfg: CfgNode, seed: int, start_iter: int = 0) -> Any:
         """Loader of DATASETS.TRAIN that goes on where iteration ``start_iter`` of a run with this seed stands."""
-        if not cfg.DATASETS.TRAIN:
-            raise AVSInputError("DATASETS.TRAIN is empty: name a data set to train on")
         dataset = get_detection_dataset_dicts(cfg.DATASETS.TRAIN, filter_empty=False)
         share, kinds = cfg.INPUT.NEGATIVE_AUDIO_PROB, cfg.INPUT.NEGATIVE_AUDIO
         negative_audio = NegativeAudio(dataset, kinds, share) if share > 0 else None
