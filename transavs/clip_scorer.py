@@ -12,9 +12,8 @@ from torch import Tensor
 
 from transavs.checkpoint import load_model
 from transavs.errors import AVSInputError
+from transavs.limits import MAX_SIDE
 from transavs.modeling.base import AVSModel
-
-LARGEST = 8192  # number of frames, and of pixels of a side
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,7 @@ class ClipFormat:
             AVSInputError: a value is none that a model can have; files bring their own.
         """
         numbers = (self.num_frames, self.image_size)
-        if not all(isinstance(number, int) and 1 <= number <= LARGEST for number in numbers):
+        if not all(isinstance(number, int) and 1 <= number <= MAX_SIDE for number in numbers):
             raise AVSInputError(f"a model of {numbers} frames and pixels: name another model")
         if self.image_format not in ("RGB", "BGR"):
             raise AVSInputError(f"a model of images in {reprlib.repr(self.image_format)}: name another model")

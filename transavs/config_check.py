@@ -13,10 +13,11 @@ from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY, SEM_SEG_H
 from transavs.data.audio_conditions import AUDIO_CONDITIONS, NEGATIVE_AUDIO
 from transavs.errors import AVSInputError
 from transavs.evaluation.prediction_writer import FORMATS
+from transavs.limits import MAX_SIDE
 from transavs.modeling.audio_backbone import AUDIO_BACKBONE_REGISTRY
 from transavs.modeling.query_decoder import TRANSFORMER_DECODER_REGISTRY
 
-SMALLEST_IMAGE, LARGEST_IMAGE = 8, 8192  # sides in pixels
+SMALLEST_IMAGE = 8  # side in pixels
 LARGEST_SEED = 2**32 - 1 - 2**16  # NumPy's, with room for a rank to be added
 NORMS = ("", "BN", "SyncBN", "FrozenBN", "GN", "nnSyncBN", "naiveSyncBN", "naiveSyncBN_N")
 
@@ -25,10 +26,10 @@ RANGES: dict[str, tuple[float, float]] = {
     "VERSION": (2, 2),
     "SEED": (-1, LARGEST_SEED),
     "INPUT.NUM_FRAMES": (1, math.inf),
-    "INPUT.IMAGE_SIZE": (SMALLEST_IMAGE, LARGEST_IMAGE),
+    "INPUT.IMAGE_SIZE": (SMALLEST_IMAGE, MAX_SIDE),
     "INPUT.MAX_OBJECTS": (1, math.inf),
     "INPUT.NEGATIVE_AUDIO_PROB": (0, 1),
-    "TEST.SCORE_SIZE": (0, LARGEST_IMAGE),
+    "TEST.SCORE_SIZE": (0, MAX_SIDE),
     "TEST.FRAMES_AT_ONCE": (1, math.inf),
     "TEST.FIGURE_CLIPS": (0, math.inf),
     "TEST.EVAL_PERIOD": (0, math.inf),

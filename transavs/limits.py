@@ -4,8 +4,10 @@ A few bytes can announce gigabytes. These bounds are far beyond what the network
 raise them; who does so changes them here. Videos may be of any length: they are read as streams.
 """
 
-# Of an image, and of each frame of a video: 8192 x 8192, twice as many as 8K video has.
-MAX_PIXELS = 2**26
+# Side in pixels of what a network sees or masks are scored at.
+MAX_SIDE = 8192
+# Of an image, and of each frame of a video: twice as many as 8K video has.
+MAX_PIXELS = MAX_SIDE**2
 # Of an audio file that is read at once: samples over all channels, and samples at 16 kHz, which is 2.3 hours.
 MAX_SAMPLES = 2**27
 MAX_CHANNELS = 64

@@ -1,6 +1,7 @@
 """Runs a list of configs with several seeds each and tabulates what they reach."""
 
 import csv
+import io
 import os
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from transavs.errors import AVSInputError
 from transavs.evaluation.results import RESULTS_NAME
 from transavs.figures.charts import draw_bars
 from transavs.figures.runs import read_results
+from transavs.files import write_file
 
 
 @dataclass(frozen=True)
@@ -172,9 +174,9 @@ def draw_runs(values: Values, metric: str, output: Path) -> None:
 def write_tables(header: list[str], rows: list[list[str]], output: Path) -> str:
     """Write table.txt, table.csv and table.md into ``output``; returns the text."""
     text = tabulate(rows, headers=header, disable_numparse=True)
-    output.mkdir(parents=True, exist_ok=True)
-    (output / "table.txt").write_text(text + "\n")
-    (output / "table.md").write_text(tabulate(rows, headers=header, tablefmt="pipe", disable_numparse=True) + "\n")
-    with open(output / "table.csv", "w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([header, *rows])
+    write_file(output / "table.txt", text + "\n")
+    write_file(output / "table.md", tabulate(rows, headers=header, tablefmt="pipe", disable_numparse=True) + "\n")
+    lines = io.StringIO()
+    csv.writer(lines).writerows([header, *rows])
+    write_file(output / "table.csv", lines.getvalue())
     return text

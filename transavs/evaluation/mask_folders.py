@@ -14,9 +14,9 @@ from transavs.data.images import open_image, read_mask, readable
 from transavs.errors import AVSInputError, choose
 from transavs.evaluation.clip_scores import ClipScores, score_clip, summarize
 from transavs.evaluation.metrics import THRESHOLD
+from transavs.limits import MAX_SIDE
 
 WHITE = 255
-LARGEST_SIZE = 8192
 
 
 @dataclass(frozen=True)
@@ -73,8 +73,8 @@ def score_mask_folders(
         AVSInputError: a folder or file is missing, broken or of another size; or there is no such setting or size.
     """
     chosen = choose(SETTINGS, setting, "setting")
-    if not 0 <= size <= LARGEST_SIZE:
-        raise AVSInputError(f"the size to score at is {size}: give 0 (as they are) to {LARGEST_SIZE} pixels")
+    if not 0 <= size <= MAX_SIDE:
+        raise AVSInputError(f"the size to score at is {size}: give 0 (as they are) to {MAX_SIDE} pixels")
     clips: dict[str, list[Path]] = {}
     for path in sorted(gt.rglob("*.png")):
         if chosen.folder in ("", path.parent.name):
