@@ -84,14 +84,22 @@ def test_fusion_goes_from_coarse_to_fine_to_full_size():
     levels = [torch.randn(1, 4, size, size) for size in (8, 4, 2)]
     logits = decoder(levels)
     assert logits.shape == (1, 2, 32, 32)
-    fused = decoder.blocks[0](levels[2])
-    fused = decoder.blocks[2](decoder.blocks[1](fused, levels[1]), levels[0])
-    torch.testing.assert_close(decoder.head(fused), logits)
+
+    def doubled(features: torch.Tensor, align_corners: bool = True) -> torch.Tensor:
+        size = 2 * features.shape[-1]
+        return F.interpolate(features, size=(size, size), mode="bilinear", align_corners=align_corners)
+
+    fused = doubled(decoder.blocks[0](levels[2]))
+    fused = doubled(decoder.blocks[1](fused, levels[1]))
+    fused = doubled(decoder.blocks[2](fused, levels[0]))
+    first, second, _, last = decoder.head
+    fused = doubled(F.conv2d(fused, first.weight, first.bias, padding=1), align_corners=False)
+    fused = F.conv2d(fused, second.weight, second.bias, padding=1)
+    torch.testing.assert_close(last(fused.relu()), logits)
     assert decoder.blocks[0].level_unit is None
     plain = FusionBlock(4, takes_level=True)
     expected = plain.unit(levels[1] + plain.level_unit(levels[1] * 2))
-    doubled = F.interpolate(expected, size=(8, 8), mode="bilinear", align_corners=True)
-    torch.testing.assert_close(plain(levels[1], levels[1] * 2), doubled)
+    torch.testing.assert_close(plain(levels[1], levels[1] * 2), expected)
 
 
 def test_dilated_convolutions_are_summed():

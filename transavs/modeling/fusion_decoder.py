@@ -3,10 +3,12 @@
 Shape legend: F frames, C channels; level i has a size of its own, h_i x w_i.
 """
 
+from collections import OrderedDict
 from collections.abc import Sequence
 
 from torch import Tensor, nn
-from torch.nn import functional as F
+
+from transavs.modeling.enlarged import EnlargedConv2d, enlarge
 
 
 class DilatedSum(nn.Module):
@@ -39,11 +41,11 @@ class ResidualUnit(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """(F, C, h, w) -> (F, C, h, w)."""
         rectified = features.relu()
-        return self.conv2(self.conv1(rectified).relu()) + rectified
+        return self.conv2(self.conv1(rectified).relu_()).add_(rectified)  # nobody else looks at what changes in place
 
 
 class FusionBlock(nn.Module):
-    """Adds a level to the coarser ones and doubles the size."""
+    """Adds a level to the coarser ones."""
 
     def __init__(self, channels: int, takes_level: bool):
         """
@@ -56,10 +58,11 @@ class FusionBlock(nn.Module):
         self.unit = ResidualUnit(channels)
 
     def forward(self, features: Tensor, level: Tensor | None = None) -> Tensor:
-        """(F, C, h, w) and a level of the same shape -> (F, C, 2h, 2w)."""
+        """(F, C, h, w) and a level of the same shape -> (F, C, h, w)."""
         if self.level_unit is not None and level is not None:
-            features = features + self.level_unit(level)
-        return F.interpolate(self.unit(features), scale_factor=2, mode="bilinear", align_corners=True)
+            features = self.level_unit(level).add_(features)
+        fused: Tensor = self.unit(features)
+        return fused
 
 
 class FusionDecoder(nn.Module):
@@ -76,19 +79,19 @@ class FusionDecoder(nn.Module):
         super().__init__()
         self.blocks = nn.ModuleList(FusionBlock(channels, takes_level=number > 0) for number in range(num_levels))
         wide, narrow = head_channels
-        self.head = nn.Sequential(
-            nn.Conv2d(channels, wide, 3, padding=1),
-            nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False),
-            nn.Conv2d(wide, narrow, 3, padding=1),
-            nn.ReLU(),
-            nn.Conv2d(narrow, num_outputs, 1),
-        )
+        head = {
+            "0": EnlargedConv2d(channels, wide, align_corners=True),
+            "2": EnlargedConv2d(wide, narrow, align_corners=False),
+            "3": nn.ReLU(),
+            "4": nn.Conv2d(narrow, num_outputs, 1),
+        }
+        self.head = nn.Sequential(OrderedDict(head))  # by the numbers that checkpoints have
 
     def forward(self, levels: Sequence[Tensor]) -> Tensor:
         """Fine to coarse, (F, C, h_i, w_i), each half the size of the one before -> (F, num_outputs, 4 h_0, 4 w_0)."""
         coarsest, *finer = reversed(levels)
         fused = self.blocks[0](coarsest)
         for block, level in zip(list(self.blocks)[1:], finer, strict=True):
-            fused = block(fused, level)
+            fused = block(enlarge(fused, align_corners=True), level)
         logits: Tensor = self.head(fused)
         return logits

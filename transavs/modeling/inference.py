@@ -5,7 +5,14 @@ from typing import Any
 import torch
 from detectron2.layers import Conv2d, FrozenBatchNorm2d
 from torch import nn
-from torch.nn.utils.fusion import fuse_conv_bn_weights
+from torch.nn.utils.fusion import fuse_conv_bn_weights, fuse_linear_bn_weights
+
+from transavs.modeling.enlarged import EnlargedConv2d
+from transavs.modeling.fusion_decoder import DilatedSum
+from transavs.modeling.quick_forms import winograd
+from transavs.modeling.quick_forms.enlarged import QuickEnlargedConv2d
+from transavs.modeling.quick_forms.spectral import SpectralDilatedSum
+from transavs.modeling.tpavi_block import TPAVIBlock
 
 BATCH_NORMS = (nn.BatchNorm2d, FrozenBatchNorm2d)
 
@@ -13,10 +20,12 @@ BATCH_NORMS = (nn.BatchNorm2d, FrozenBatchNorm2d)
 def optimize_for_inference(model: nn.Module) -> nn.Module:
     """Fold the batch norms of detectron2's convolutions into their weights, and lay weights out channels last.
 
-    Outputs stay the same to rounding. Batch norms elsewhere, as in timm's models, stay as they are.
+    On a CPU some layers are also computed in fewer multiplications (:mod:`transavs.modeling.quick_forms`). Outputs stay
+    the same to rounding. Batch norms elsewhere, as in timm's models, stay as they are.
 
     Args:
-        model: with its weights loaded; changed in place, in keys too, and not to be trained afterwards.
+        model: with its weights loaded, on the device that it stays on; changed in place, in keys too, and not to be
+            trained afterwards.
 
     Returns:
         the model in evaluation mode.
@@ -28,4 +37,24 @@ def optimize_for_inference(model: nn.Module) -> nn.Module:
                 module.weight, module.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
             )
             module.norm = None
-    return model.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+        if isinstance(module, TPAVIBlock) and isinstance(module.output_norm, BATCH_NORMS):
+            norm, output = module.output_norm, module.output
+            output.weight, output.bias = fuse_linear_bn_weights(
+                output.weight, output.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
+            )
+            module.output_norm = nn.Identity()
+    model.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+    if next(model.parameters()).device.type == "cpu":
+        for module in list(model.modules()):
+            for name, layer in list(module.named_children()):
+                setattr(module, name, quick_form(layer))
+    return model
+
+
+def quick_form(layer: nn.Module) -> nn.Module:
+    """The layer in its quick form, or as it is where it has none."""
+    if isinstance(layer, DilatedSum):
+        return SpectralDilatedSum(layer)
+    if isinstance(layer, EnlargedConv2d):
+        return QuickEnlargedConv2d(layer)
+    return winograd.WinogradConv2d(layer) if isinstance(layer, nn.Conv2d) and winograd.takes(layer) else layer
