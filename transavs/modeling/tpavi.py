@@ -146,7 +146,7 @@ class TPAVI(AVSModel):
             if self.audio_visual:
                 result, sounds[level] = block(levels[level], windows, count, audio)
                 results.append(result)
-            levels[level] = sum(results[1:], results[0]) / len(results)
+            levels[level] = results[0] if len(results) == 1 else torch.stack(results).mean(0)
         logits = [self.decoder([level[some] for level in levels]) for some in chunks]
         return self.joined(logits), levels, sounds
 
