@@ -216,3 +216,18 @@ def test_tpavi_trains_and_scores(tpavi_cfg, ms3_records: list[dict], avm_form: s
             assert output["sem_seg"].shape == (5, 2, 40, 40)
             torch.testing.assert_close(output["sem_seg"].sum(1), torch.ones(5, 40, 40))
             torch.testing.assert_close(output["sem_seg"], model([clip])[0]["sem_seg"], rtol=1e-3, atol=1e-4)
+
+
+def test_two_interactions_are_averaged(tpavi_cfg):
+    model = build_model(tpavi_cfg).eval()
+    for block in model.blocks.values():
+        nn.init.ones_(block.output_norm.weight)
+    frames, audio = torch.randn(5, 3, 32, 32), torch.randn(5, model.audio_backbone.embed_dim)
+    levels = {}
+    for interactions in ((True, False), (False, True), (True, True)):
+        model.audio_visual, model.visual_visual = interactions
+        with torch.no_grad():
+            levels[interactions] = model.predict(frames, audio, [5])[1]
+    for heard, seen, both in zip(*levels.values(), strict=True):
+        assert not torch.allclose(heard, seen)
+        torch.testing.assert_close(both, (heard + seen) / 2)
