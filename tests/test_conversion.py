@@ -18,8 +18,9 @@ from published_tpavi import PublishedTPAVI
 from transavs import AVSInputError
 from transavs.checkpoint import load_weights
 from transavs.config import load_config
-from transavs.conversion import convert_weights, read_state
+from transavs.conversion import convert_weights
 from transavs.modeling import TimmBackbone, VGGish
+from transavs.weight_files import read_weights
 
 
 def detectron2_resnet(depth: int):
@@ -44,7 +45,7 @@ def test_torchvision_resnets_compute_the_same(tmp_path: Path, depth: int):
     conversion = convert_weights("torchvision", tmp_path / "in.pth", tmp_path / "out.pth")
     assert conversion.unused == ["fc.weight", "fc.bias"]
     ours = detectron2_resnet(depth)
-    state = {name.removeprefix("backbone."): value for name, value in read_state(tmp_path / "out.pth").items()}
+    state = {name.removeprefix("backbone."): value for name, value in read_weights(tmp_path / "out.pth").items()}
     ours.load_state_dict(state)
     images = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
@@ -74,7 +75,7 @@ def test_timm_weights_compute_the_same(tmp_path: Path, name: str):
         drop_path_rate=0.0,
         frozen_stages=0,
     ).eval()
-    state = {name.removeprefix("backbone."): value for name, value in read_state(tmp_path / "out.pth").items()}
+    state = {name.removeprefix("backbone."): value for name, value in read_weights(tmp_path / "out.pth").items()}
     ours.load_state_dict(state)
     images = torch.randn(1, 3, 64, 64)
     with torch.no_grad():

@@ -4,9 +4,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import safetensors.torch
 import timm
 import torch
 from torch import Tensor
@@ -15,6 +13,7 @@ from transavs.errors import AVSInputError, choose, one_line
 from transavs.files import written_whole
 from transavs.modeling.backbone import TimmBackbone
 from transavs.modeling.vggish import VGGish
+from transavs.weight_files import read_weights
 
 State = dict[str, Tensor]
 
@@ -64,33 +63,10 @@ class Conversion:
     settings: tuple[str, ...] = ()
 
 
-def read_state(path: str | Path) -> State:
-    """Tensors of a .pth, .pt or .safetensors file by name, without running code from it.
-
-    A dict of dicts, as training scripts save it, is searched for ``state_dict`` or ``model``; ``module.`` is dropped.
-
-    Raises:
-        AVSInputError: the file is missing or holds no tensors by name.
-    """
-    try:
-        found: Any
-        if str(path).endswith(".safetensors"):
-            found = safetensors.torch.load_file(path)
-        else:
-            found = torch.load(path, map_location="cpu", weights_only=True)
-        for name in ("state_dict", "model"):
-            found = found.get(name, found)
-        return {name.removeprefix("module."): value for name, value in found.items() if isinstance(value, Tensor)}
-    except Exception as error:  # missing, truncated, hostile, another kind of file: one mend for all
-        raise AVSInputError(
-            f"{path} cannot be read as weights ({one_line(error)}): name a .pth or .safetensors file"
-        ) from error
-
-
 def convert_torchvision(path: str | Path, model: str | None) -> Conversion:
     """A torchvision ResNet as detectron2's ResNet (STRIDE_IN_1X1 False), for MODEL.WEIGHTS; ``model`` is not used."""
     state, unused = {}, []
-    for name, value in read_state(path).items():
+    for name, value in read_weights(path).items():
         renamed = _rename(name, TORCHVISION_RULES)
         if re.match(r"(stem|res[2-5])\.", renamed):
             state[VISUAL_PREFIX + renamed] = value
@@ -109,7 +85,7 @@ def convert_timm(path: str | Path, model: str | None) -> Conversion:
     """Weights that timm can load into ``model`` as those of build_timm_backbone, for MODEL.WEIGHTS."""
     if not model:
         raise AVSInputError("timm weights do not say what they are of: name the model with --model")
-    found = read_state(path)  # its errors are plainer than timm's
+    found = read_weights(path)  # its errors are plainer than timm's
     settings = timm.get_pretrained_cfg(model, allow_unregistered=True)
     size = settings.input_size[-1] if settings is not None else 0
     names = [f"res{level}" for level in range(1, 6)]
@@ -137,7 +113,7 @@ def convert_torchvggish(path: str | Path, model: str | None) -> Conversion:
     """torchvggish's VGGish, for MODEL.AUDIO_BACKBONE.WEIGHTS; ``model`` is not used."""
     with torch.device("meta"):
         wanted = {name: value.shape for name, value in VGGish(embed_dim=128).state_dict().items()}
-    found = read_state(path)
+    found = read_weights(path)
     state = {name: value for name, value in found.items() if wanted.get(name) == value.shape}
     missing = sorted(wanted.keys() - state.keys())
     if state and missing:
@@ -151,7 +127,7 @@ def convert_avsbench(path: str | Path, model: str | None) -> Conversion:
     Left out is what no forward pass reaches: the encoder's second branch and the first unit of the coarsest fusion.
     """
     state, unused, transformer = {}, [], {}
-    for name, value in read_state(path).items():
+    for name, value in read_weights(path).items():
         if re.search(AVSBENCH_UNREACHED, name):
             unused.append(name)
         elif name.startswith("encoder_backbone."):

@@ -7,6 +7,7 @@ from typing import Any
 
 import safetensors.torch
 import torch
+from torch import Tensor
 
 from transavs.errors import AVSInputError, one_line
 
@@ -41,12 +42,36 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     if not Path(path).is_file():
         raise AVSInputError(f"the checkpoint {path} does not exist: train a model (make quickstart), or name its file")
     try:
-        found = _READERS.get(Path(path).suffix, _read_pth)(str(path))
+        found = read_file(path)
     except Exception as error:  # a broken or hostile file can raise nearly anything
         raise AVSInputError(f"{path} cannot be read as a checkpoint ({one_line(error)}): name a good file") from error
     if not isinstance(found, dict):
         raise AVSInputError(f"{path} holds a {type(found).__name__}: name a checkpoint that train_net.py has written")
     return found
+
+
+def read_weights(path: str | Path) -> dict[str, Tensor]:
+    """Tensors of a file by name, on the CPU.
+
+    A dict of dicts, as training scripts save it, is searched for ``state_dict`` or ``model``; ``module.`` is dropped.
+
+    Raises:
+        AVSInputError: the file is missing, broken, or holds no tensors by name.
+    """
+    try:
+        found = read_file(path)
+        for name in ("state_dict", "model"):
+            found = found.get(name, found)
+        return {name.removeprefix("module."): value for name, value in found.items() if isinstance(value, Tensor)}
+    except Exception as error:  # missing, truncated, hostile, another kind of file: one mend for all
+        raise AVSInputError(
+            f"{path} cannot be read as weights ({one_line(error)}): name a .pth or .safetensors file"
+        ) from error
+
+
+def read_file(path: str | Path) -> Any:
+    """What a file holds, by its suffix; raises whatever a broken file makes its reader raise."""
+    return _READERS.get(Path(path).suffix, _read_pth)(str(path))
 
 
 def _read_pth(path: str) -> Any:
