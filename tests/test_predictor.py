@@ -20,7 +20,8 @@ from transavs.data.audio import SAMPLE_RATE, log_mel_examples
 from transavs.data.dataset_mapper import AVSDatasetMapper
 from transavs.data.images import read_frame
 from transavs.errors import AVSInputError
-from transavs.predictor import AVSPredictor, FramePrediction, loudness
+from transavs.prediction import FramePrediction
+from transavs.predictor import AVSPredictor, loudness
 
 
 class PlaceInWindow(ClipScorer):

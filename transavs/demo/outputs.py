@@ -21,7 +21,7 @@ from transavs.demo.loudness import LoudnessStrip, loudness_per_second
 from transavs.errors import AVSInputError
 from transavs.evaluation.prediction_writer import WHITE
 from transavs.files import write_image
-from transavs.predictor import FramePrediction, SoundingObject
+from transavs.prediction import FramePrediction, SoundingObject
 from transavs.visualizer import overlay, write_names
 
 STRIP_SHARE, STRIP_PIXELS = 0.1, 24  # height of the loudness strip: of the frame's, and at least

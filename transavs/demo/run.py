@@ -13,7 +13,8 @@ from transavs.data.video import Video
 from transavs.demo.loudness import is_silent, loudness_levels
 from transavs.demo.outputs import CocoFile, MaskFiles, Output, OverlayVideo
 from transavs.errors import AVSInputError
-from transavs.predictor import AVSPredictor, ClipPrediction, FramePrediction
+from transavs.prediction import ClipPrediction, FramePrediction
+from transavs.predictor import AVSPredictor
 
 VIDEO_SUFFIXES = {".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ts", ".webm", ".wmv"}
 
@@ -66,7 +67,7 @@ def segment_video(
         path: of the video.
         targets: what to write.
         rate: masks per second; 0 = every frame.
-        threshold: see :meth:`transavs.predictor.FramePrediction.mask`.
+        threshold: see :meth:`transavs.prediction.FramePrediction.mask`.
 
     Returns:
         seconds of video per second of work.

@@ -17,7 +17,8 @@ from transavs.data.video import Video
 from transavs.demo.loudness import is_silent, loudness_levels
 from transavs.demo.outputs import CocoFile, Output, OverlayVideo
 from transavs.errors import AVSInputError
-from transavs.predictor import AVSPredictor, FramePrediction, SoundingObject
+from transavs.prediction import FramePrediction, SoundingObject
+from transavs.predictor import AVSPredictor
 
 OWN, MUTED, ANOTHER = "its own sound", "muted", "another sound"
 SOUNDS = (OWN, MUTED, ANOTHER)
@@ -199,7 +200,7 @@ class Run:
         """Draw what has been predicted, in place of the last drawing.
 
         Args:
-            threshold: see :meth:`transavs.predictor.FramePrediction.mask`.
+            threshold: see :meth:`transavs.prediction.FramePrediction.mask`.
             progress: told as it goes on.
         """
         stem = Path(self.video.name).stem[:LONGEST_STEM]
