@@ -10,6 +10,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights, fuse_linear_bn_weights
 from transavs.modeling.enlarged import EnlargedConv2d
 from transavs.modeling.fusion_decoder import DilatedSum
 from transavs.modeling.quick_forms import winograd
+from transavs.modeling.quick_forms.base import QuickForm
 from transavs.modeling.quick_forms.enlarged import QuickEnlargedConv2d
 from transavs.modeling.quick_forms.spectral import SpectralDilatedSum
 from transavs.modeling.tpavi_block import TPAVIBlock
@@ -45,7 +46,7 @@ def optimize_for_inference(model: nn.Module) -> nn.Module:
             module.output_norm = nn.Identity()
     model.eval().requires_grad_(False).to(memory_format=torch.channels_last)
     if next(model.parameters()).device.type == "cpu":
-        for module in list(model.modules()):
+        for module in [module for module in model.modules() if not isinstance(module, QuickForm)]:
             for name, layer in list(module.named_children()):
                 setattr(module, name, quick_form(layer))
     return model

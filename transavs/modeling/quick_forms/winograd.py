@@ -85,7 +85,9 @@ class WinogradConv2d(QuickForm):
 
     def convolved(self, pixels: Tensor) -> Tensor:
         """(F, H, W, C) -> (F, H, W, C')."""
-        filters = self.transformed_filters()
+        filters, bias = self.transformed_filters(), 0 if self.direct.bias is None else self.direct.bias
+        filtering = minimal_filtering()
+        into, out_of = (torch.kron(matrix, matrix).float() for matrix in (filtering.input, filtering.output))
         frames, height, width, channels = pixels.shape
         tiles = [-(-side // OUTPUTS) for side in (height, width)]
         at_once = min(max(TILES_AT_ONCE // (tiles[0] * tiles[1]), 1), frames)
@@ -95,16 +97,8 @@ class WinogradConv2d(QuickForm):
         for some, outputs in zip(pixels.split(at_once), result.split(at_once), strict=True):
             padded[: len(some), 1 : height + 1, 1 : width + 1] = some
             windows = padded[: len(some)].unfold(1, INPUTS, OUTPUTS).unfold(2, INPUTS, OUTPUTS)
-            self._tiles(windows, filters, outputs)
+            inputs = into @ windows.permute(4, 5, 0, 1, 2, 3).reshape(len(filters), -1)
+            products = torch.bmm(inputs.view(len(filters), -1, channels), filters)
+            answers = (out_of @ products.flatten(1)).view(OUTPUTS, OUTPUTS, len(some), *tiles, -1)
+            torch.add(answers.permute(2, 3, 0, 4, 1, 5), bias, out=outputs)
         return result.flatten(3, 4).flatten(1, 2)[:, :height, :width]
-
-    def _tiles(self, windows: Tensor, filters: Tensor, outputs: Tensor) -> None:
-        """Windows (F, h, w, C, 6, 6) -> ``outputs`` (F, h, 4, w, 4, C')."""
-        frames, height, width, channels = windows.shape[:4]
-        filtering = minimal_filtering()
-        into, out_of = (torch.kron(matrix, matrix).float() for matrix in (filtering.input, filtering.output))
-        inputs = into @ windows.permute(4, 5, 0, 1, 2, 3).reshape(len(filters), -1)
-        products = torch.bmm(inputs.view(len(filters), -1, channels), filters)
-        answers = (out_of @ products.flatten(1)).view(OUTPUTS, OUTPUTS, frames, height, width, -1)
-        bias = 0 if self.direct.bias is None else self.direct.bias
-        torch.add(answers.permute(2, 3, 0, 4, 1, 5), bias, out=outputs)
