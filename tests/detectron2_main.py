@@ -50,7 +50,7 @@ MAIN = {
     "detectron2.utils.events": "EventStorage",
     "detectron2.utils.events.EventStorage": "put_image put_scalar",
     "detectron2.utils.file_io": "PathManager",
-    "detectron2.utils.file_io.PathManager": "open",
+    "detectron2.utils.file_io.PathManager": "get_local_path open",
     "detectron2.utils.logger": "log_first_n setup_logger",
     "detectron2.utils.registry": "Registry",
 }
