@@ -8,6 +8,10 @@ CORES := $(shell getconf _NPROCESSORS_ONLN)
 QUICKSTART_VIDEO := $(DATASETS)/synthetic/video.mp4
 QUICKSTART := output/quickstart
 
+# Packages are installed uncompiled, to be compiled as they are first imported, and not anew by each process: where this
+# is set, as in many containers, a tool takes 23 s to start in place of 8.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: install install-browser quickstart test test-slow lint
 
 install: $(INSTALLED)
