@@ -187,3 +187,8 @@ def test_avsbench_checkpoints_compute_the_same(tmp_path: Path, config: str, outp
     # All that our model has beside the sound's own network came from the file.
     ours_names = {name for name in ours.state_dict() if not name.startswith("audio_backbone.")}
     assert ours_names - {name for name in ours_names if "num_batches" in name} <= set(conversion.state)
+
+
+def test_what_torch_saved_goes_by_any_name(tmp_path: Path):
+    torch.save({"state_dict": {"module.a": torch.ones(2)}}, tmp_path / "in.pkl")
+    assert read_weights(tmp_path / "in.pkl")["a"].tolist() == [1, 1]

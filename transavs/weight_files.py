@@ -42,7 +42,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     if not Path(path).is_file():
         raise AVSInputError(f"the checkpoint {path} does not exist: train a model (make quickstart), or name its file")
     try:
-        found = read_file(path)
+        found = _READERS.get(Path(path).suffix, read_pth)(str(path))
     except Exception as error:  # a broken or hostile file can raise nearly anything
         raise AVSInputError(f"{path} cannot be read as a checkpoint ({one_line(error)}): name a good file") from error
     if not isinstance(found, dict):
@@ -51,7 +51,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
 
 
 def read_weights(path: str | Path) -> dict[str, Tensor]:
-    """Tensors of a file by name, on the CPU.
+    """Tensors of a .safetensors file, or of one that torch has saved, by name, on the CPU.
 
     A dict of dicts, as training scripts save it, is searched for ``state_dict`` or ``model``; ``module.`` is dropped.
 
@@ -59,7 +59,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
         AVSInputError: the file is missing, broken, or holds no tensors by name.
     """
     try:
-        found = read_file(path)
+        found = _read_safetensors(str(path)) if Path(path).suffix == ".safetensors" else read_pth(str(path))
         for name in ("state_dict", "model"):
             found = found.get(name, found)
         return {name.removeprefix("module."): value for name, value in found.items() if isinstance(value, Tensor)}
@@ -69,12 +69,8 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
         ) from error
 
 
-def read_file(path: str | Path) -> Any:
-    """What a file holds, by its suffix; raises whatever a broken file makes its reader raise."""
-    return _READERS.get(Path(path).suffix, _read_pth)(str(path))
-
-
-def _read_pth(path: str) -> Any:
+def read_pth(path: str) -> Any:
+    """What torch has saved, whatever the file is called; raises nearly anything where it is broken or hostile."""
     return torch.load(path, map_location="cpu", weights_only=True)
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from transavs.data.audio import EXAMPLE_FRAMES, MEL_BANDS
 from transavs.errors import AVSInputError, one_line
-from transavs.weight_files import read_file
+from transavs.weight_files import read_pth
 
 AUDIO_BACKBONE_REGISTRY = Registry("AUDIO_BACKBONE")
 AUDIO_BACKBONE_REGISTRY.__doc__ = """
@@ -53,7 +53,7 @@ def build_audio_backbone(cfg: CfgNode) -> AudioBackbone:
 def load_audio_weights(backbone: nn.Module, path: str) -> None:
     """Load a state dict (torchvggish's keys for VGGish) from a path or URL: all of it, or an AVSInputError."""
     try:
-        backbone.load_state_dict(read_file(PathManager.get_local_path(path)))
+        backbone.load_state_dict(read_pth(PathManager.get_local_path(path)))
     except Exception as error:  # missing, no network, no checkpoint, other keys or shapes: one mend for all
         raise AVSInputError(
             f"MODEL.AUDIO_BACKBONE.WEIGHTS: {path} does not load into {type(backbone).__name__} "

@@ -1,5 +1,6 @@
 """A trained model made quick for inference alone, with the same outputs."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -33,16 +34,10 @@ def optimize_for_inference(model: nn.Module) -> nn.Module:
     """
     for module in model.modules():
         if isinstance(module, Conv2d) and isinstance(module.norm, BATCH_NORMS):
-            norm: Any = module.norm
-            module.weight, module.bias = fuse_conv_bn_weights(
-                module.weight, module.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
-            )
+            fold(fuse_conv_bn_weights, module, module.norm)
             module.norm = None
         if isinstance(module, TPAVIBlock) and isinstance(module.output_norm, BATCH_NORMS):
-            norm, output = module.output_norm, module.output
-            output.weight, output.bias = fuse_linear_bn_weights(
-                output.weight, output.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
-            )
+            fold(fuse_linear_bn_weights, module.output, module.output_norm)
             module.output_norm = nn.Identity()
     model.eval().requires_grad_(False).to(memory_format=torch.channels_last)
     if next(model.parameters()).device.type == "cpu":
@@ -50,6 +45,13 @@ def optimize_for_inference(model: nn.Module) -> nn.Module:
             for name, layer in list(module.named_children()):
                 setattr(module, name, quick_form(layer))
     return model
+
+
+def fold(fuse: Callable[..., Any], layer: Any, norm: Any) -> None:
+    """Put a batch norm into the weights of the layer before it, by torch's ``fuse``."""
+    layer.weight, layer.bias = fuse(
+        layer.weight, layer.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
+    )
 
 
 def quick_form(layer: nn.Module) -> nn.Module:
