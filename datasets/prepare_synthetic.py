@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from transavs.data.avsbench import LAYOUTS, SOURCES, SPLITS
-from transavs.data.synthetic import write_synthetic
+from transavs.data.synthetic import DIFFICULTIES, write_synthetic
 from transavs.engine.command_line import run_tool
 
 DATASETS = Path(os.environ.get("DETECTRON2_DATASETS", "datasets"))
@@ -27,12 +27,20 @@ def main() -> None:
         "--clips", nargs=3, type=int, default=(400, 40, 80), metavar=tuple(SPLITS), help="clips in each split"
     )
     parser.add_argument("--size", type=int, default=224, help="side of the frames in pixels")
+    parser.add_argument("--difficulty", choices=sorted(DIFFICULTIES), default="hard", help="see docs/results.md")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes")
     args = parser.parse_args()
     clips = dict(zip(SPLITS, args.clips, strict=True))
     write_synthetic(
-        args.datasets, args.subsets, clips, args.size, source=args.source, seed=args.seed, workers=args.workers
+        args.datasets,
+        args.subsets,
+        clips,
+        args.size,
+        source=args.source,
+        difficulty=args.difficulty,
+        seed=args.seed,
+        workers=args.workers,
     )
     written = ", ".join(f"{SOURCES[args.source][1][subset]} ({subset})" for subset in args.subsets)
     sys.stdout.write(f"wrote {written} into {args.datasets}\n")

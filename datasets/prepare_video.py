@@ -4,6 +4,7 @@
 import argparse
 from pathlib import Path
 
+from transavs.data.synthetic import DIFFICULTIES
 from transavs.data.synthetic_video import write_synthetic_video
 from transavs.engine.command_line import run_tool
 
@@ -14,9 +15,17 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=10)
     parser.add_argument("--fps", type=float, default=25, help="frames per second")
     parser.add_argument("--size", nargs=2, type=int, default=(360, 480), metavar=("HEIGHT", "WIDTH"))
+    parser.add_argument("--difficulty", choices=sorted(DIFFICULTIES), default="hard", help="see docs/results.md")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    write_synthetic_video(args.output, seconds=args.seconds, frame_rate=args.fps, size=tuple(args.size), seed=args.seed)
+    write_synthetic_video(
+        args.output,
+        seconds=args.seconds,
+        frame_rate=args.fps,
+        size=tuple(args.size),
+        difficulty=args.difficulty,
+        seed=args.seed,
+    )
 
 
 if __name__ == "__main__":

@@ -3,12 +3,17 @@
 Which objects sound is drawn after the scene and independently of it, so nothing but the audio tells. S4 clips hold
 one source that sounds all along; in MS3 the set of sources changes from second to second and is now and then empty.
 AVSS has clips of both kinds, long ones among them, and its masks tell the classes apart.
+
+The easy set has six classes, each with a shape, a texture, a hue and a timbre that no other has. The hard one predicts
+what photographs and recordings ask for: its 18 classes share all of them and differ by how they are combined.
 """
 
 import csv
 import json
+from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -19,16 +24,94 @@ from tqdm import tqdm
 from transavs.data import synthetic_sounds
 from transavs.data.avsbench import COLUMNS_OF_OURS, LAYOUTS, SOURCES, Layout
 from transavs.data.images import voc_palette
-from transavs.data.synthetic_scenes import LOOKS, render_clip
-from transavs.errors import AVSInputError
+from transavs.data.synthetic_scenes import OUTLINES, TEXTURES, Look, Scenery, render_clip
+from transavs.data.synthetic_sounds import Soundscape, Timbre
+from transavs.errors import AVSInputError, choose
 from transavs.files import write_file, write_image, written_whole
 
-TIMBRES: dict[str, synthetic_sounds.Timbre] = {name: getattr(synthetic_sounds, name) for name in LOOKS}
 SAMPLE_RATE = 16000
-CLASS_IDS = {name: number for number, name in enumerate(sorted(LOOKS), start=1)}
+FAMILIES: tuple[Timbre, ...] = (
+    *(synthetic_sounds.violin, synthetic_sounds.bell, synthetic_sounds.siren),
+    *(synthetic_sounds.motor, synthetic_sounds.surf, synthetic_sounds.bird),
+)
+HUES = (0.00, 0.15, 0.62, 0.33, 0.50, 0.82)
+REGISTERS = {"low": 0.5, "middle": 1.0, "high": 2.0}  # pitch of a family's classes
 EMPTY_SECOND = 0.06  # probability that nothing sounds in a second of MS3
 SMALLEST, LARGEST = 16, 4096  # sides in pixels
 FAST_PNG = [cv2.IMWRITE_PNG_COMPRESSION, 1]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A class: what it looks and sounds like."""
+
+    look: Look
+    timbre: Timbre
+
+
+@dataclass(frozen=True)
+class Difficulty:
+    """What makes a data set easy or hard to learn.
+
+    Attributes:
+        kinds: classes by name.
+        objects: least and most in a clip, each of another class.
+        mute: probability that an object of MS3 makes no sound in its whole clip.
+        scenery: what is seen.
+        soundscape: what is heard beside the sources.
+    """
+
+    kinds: Mapping[str, Kind]
+    objects: tuple[int, int]
+    mute: float
+    scenery: Scenery
+    soundscape: Soundscape
+
+    @property
+    def class_ids(self) -> dict[str, int]:
+        """Number of each class, from 1 on."""
+        return {name: number for number, name in enumerate(sorted(self.kinds), start=1)}
+
+    def draw_kinds(self, rng: np.random.Generator) -> dict[str, Kind]:
+        """The classes of the objects of one clip."""
+        least, most = self.objects
+        names = rng.choice(sorted(self.kinds), size=rng.integers(least, most + 1), replace=False)
+        return {str(name): self.kinds[name] for name in names}
+
+
+def _distinct_kinds() -> dict[str, Kind]:
+    looks = (Look(*look) for look in zip(OUTLINES, TEXTURES, HUES, strict=True))
+    return {timbre.__name__: Kind(look, timbre) for look, timbre in zip(looks, FAMILIES, strict=True)}
+
+
+def _combined_kinds() -> dict[str, Kind]:
+    """A class for each family and register: three classes share each outline, each texture and each family."""
+    return {
+        f"{register}-{timbre.__name__}": Kind(
+            Look(OUTLINES[(family + step) % len(OUTLINES)], TEXTURES[(family + 2 * step) % len(TEXTURES)], None),
+            partial(timbre, pitch=pitch),
+        )
+        for family, timbre in enumerate(FAMILIES)
+        for step, (register, pitch) in enumerate(REGISTERS.items())
+    }
+
+
+DIFFICULTIES = {
+    "easy": Difficulty(
+        kinds=_distinct_kinds(),
+        objects=(2, 3),
+        mute=0.0,
+        scenery=Scenery(radius=(0.17, 0.26), min_visible=0.5, clutter=0, natural=False),
+        soundscape=Soundscape(gaps=0.0, noise=(0.002, 0.002)),
+    ),
+    "hard": Difficulty(
+        kinds=_combined_kinds(),
+        objects=(2, 4),
+        mute=0.2,
+        scenery=Scenery(radius=(0.1, 0.26), min_visible=0.4, clutter=4, natural=True),
+        soundscape=Soundscape(gaps=0.5, noise=(0.003, 0.05)),
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -40,6 +123,7 @@ class ClipPlan:
     split: str
     index: int
     size: int
+    difficulty: str  # key of DIFFICULTIES
     seed: int
 
     @property
@@ -57,17 +141,21 @@ class ClipPlan:
         return np.random.default_rng([self.seed, *self.subset.encode(), *self.split.encode(), self.index])
 
 
-def one_source(objects: int, seconds: int, rng: np.random.Generator) -> np.ndarray:
-    """One object sounds all along: bool (objects, T)."""
+def one_source(objects: int, seconds: int, mute: float, rng: np.random.Generator) -> np.ndarray:
+    """One object sounds all along, whatever ``mute`` says: bool (objects, T)."""
     return np.repeat(np.arange(objects)[:, None] == rng.integers(objects), seconds, axis=1)
 
 
-def changing_sources(objects: int, seconds: int, rng: np.random.Generator) -> np.ndarray:
-    """Any set of objects in each second, now and then none: bool (objects, T)."""
-    sounding = rng.random((objects, seconds)) < 0.45
+def changing_sources(objects: int, seconds: int, mute: float, rng: np.random.Generator) -> np.ndarray:
+    """Any set of objects in each second, now and then none, but those that are mute: bool (objects, T)."""
+    can_sound = np.flatnonzero(rng.random(objects) >= mute)
+    if not len(can_sound):
+        can_sound = rng.integers(objects, size=1)
+    sounding = np.zeros((objects, seconds), dtype=bool)
+    sounding[can_sound] = rng.random((len(can_sound), seconds)) < 0.45
     for second in range(seconds):
         if not sounding[:, second].any() and rng.random() > EMPTY_SECOND:
-            sounding[rng.integers(objects), second] = True
+            sounding[rng.choice(can_sound), second] = True
     return sounding
 
 
@@ -89,33 +177,34 @@ def _prepare_folder(path: str | Path) -> str:
 def write_clip(plan: ClipPlan) -> dict[str, str]:
     """Write frames, masks and wav of one clip; returns what the subset's csv may say of it."""
     rng = plan.generator()
-    layout = LAYOUTS[plan.subset]
+    layout, difficulty = LAYOUTS[plan.subset], DIFFICULTIES[plan.difficulty]
     frames = layout.num_frames[plan.part]
-    classes = rng.choice(sorted(LOOKS), size=rng.integers(2, 4), replace=False)
-    images, visible = render_clip([LOOKS[name] for name in classes], frames, plan.size, rng)
-    sounding = SOUNDING[plan.subset, plan.part](len(classes), frames, rng)
-    wave = synthetic_sounds.mix([TIMBRES[name] for name in classes], sounding, SAMPLE_RATE, rng)
-    heard = [str(name) for name, seconds in zip(classes, sounding, strict=True) if seconds.any()] or [str(classes[0])]
+    kinds = difficulty.draw_kinds(rng)
+    images, visible = render_clip([kind.look for kind in kinds.values()], difficulty.scenery, frames, plan.size, rng)
+    sounding = SOUNDING[plan.subset, plan.part](len(kinds), frames, difficulty.mute, rng)
+    timbres = [kind.timbre for kind in kinds.values()]
+    wave = synthetic_sounds.mix(timbres, sounding, difficulty.soundscape, SAMPLE_RATE, rng)
+    heard = [name for name, seconds in zip(kinds, sounding, strict=True) if seconds.any()] or list(kinds)[:1]
     category = heard[0] if layout.mask_encoding == "binary" else "_".join(heard)
 
     names = {"video": plan.video, "category": category, "split": plan.split, "part": plan.part}
     record = layout.record(plan.root, **names)
     for path, image in zip(record["file_names"], images, strict=True):
         _write_image(path, image)
-    ids = np.array([CLASS_IDS[name] for name in classes], dtype=np.uint8)
+    ids = np.array([difficulty.class_ids[name] for name in kinds], dtype=np.uint8)
     labeled = record["labeled_frames"]
     masks = [(ids[:, None, None] * (visible[:, k] & sounding[:, k, None, None])).max(0) for k in labeled]
     for path, mask in zip(record["mask_file_names"], masks, strict=True):
         _write_image(path, np.where(mask > 0, 255, 0).astype(np.uint8) if layout.mask_encoding == "binary" else mask)
     if layout.colour_masks:
-        palette = voc_palette(len(CLASS_IDS) + 1)
+        palette = voc_palette(len(difficulty.kinds) + 1)
         for path, mask in zip(layout.frame_paths(plan.root, layout.colour_masks, labeled, **names), masks, strict=True):
             _write_image(path, palette[mask])
     soundfile.write(_prepare_folder(record["audio_file"]), wave, SAMPLE_RATE, subtype="PCM_16")
     start = {"start": "0", "s_min": "0", "s_sec": "0"}
     named = {"name": plan.video, "video_id": plan.video, "vid": plan.video.removesuffix("_0"), "uid": plan.video}
     named |= {"category": category, "a_obj": category, "split": plan.split, "label": plan.part}
-    return start | named | {"sounds": "_".join(heard), "in_view": "_".join(map(str, classes))}
+    return start | named | {"sounds": "_".join(heard), "in_view": "_".join(kinds)}
 
 
 def _write_image(path: str, image: np.ndarray) -> None:
@@ -124,10 +213,10 @@ def _write_image(path: str, image: np.ndarray) -> None:
     write_image(path, image[..., ::-1] if image.ndim == 3 else image, options)
 
 
-def _write_meta(root: Path, layout: Layout, rows: list[dict[str, str]]) -> None:
+def _write_meta(root: Path, layout: Layout, class_ids: dict[str, int], rows: list[dict[str, str]]) -> None:
     """The subset's csv, of each row the columns that the subset has; and where it has one, the file of class names."""
     if isinstance(layout.class_names, str):
-        numbers = {"background": 0} | CLASS_IDS
+        numbers = {"background": 0} | class_ids
         write_file(root / layout.class_names, json.dumps(numbers, indent=2) + "\n")
     path = _prepare_folder(root / layout.meta)
     with written_whole(path) as partial, open(partial, "w", newline="", encoding="utf-8") as file:
@@ -143,6 +232,7 @@ def write_synthetic(
     size: int,
     *,
     source: str = "synthetic",
+    difficulty: str = "hard",
     seed: int = 0,
     workers: int = 1,
 ) -> None:
@@ -154,12 +244,14 @@ def write_synthetic(
         clips: clips per split.
         size: side of the square frames, in pixels.
         source: "synthetic", or "avsbench" to write where AVSBench itself is looked for, as a rehearsal.
+        difficulty: key of DIFFICULTIES.
         seed: of every random choice.
         workers: processes that write at a time.
 
     Raises:
-        AVSInputError: a number is out of its range.
+        AVSInputError: a number is out of its range, or there is no such difficulty.
     """
+    chosen = choose(DIFFICULTIES, difficulty, "difficulty")
     if not SMALLEST <= size <= LARGEST or min(clips.values()) < 0 or seed < 0 or workers < 1:
         raise AVSInputError(
             f"frames of {size} pixels, {list(clips.values())} clips, seed {seed}, {workers} workers: give "
@@ -169,10 +261,10 @@ def write_synthetic(
         for subset in subsets:
             root = Path(datasets_root) / SOURCES[source][1][subset]
             plans = [
-                ClipPlan(root, subset, split, index, size, seed)
+                ClipPlan(root, subset, split, index, size, difficulty, seed)
                 for split, count in clips.items()
                 for index in range(count)
             ]
             rows = list(tqdm(pool.map(write_clip, plans, chunksize=4), total=len(plans), unit="clip", desc=subset))
             # The csv comes last: a tree without it counts as not there, so an interrupted run is seen as such.
-            _write_meta(root, LAYOUTS[subset], rows)
+            _write_meta(root, LAYOUTS[subset], chosen.class_ids, rows)

@@ -4,7 +4,7 @@ Shape legend: S = side of the square image in pixels, T = frames of a clip.
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -12,8 +12,8 @@ import numpy as np
 Outline = Callable[[np.ndarray, np.ndarray], np.ndarray]
 Texture = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
-MIN_VISIBLE = 0.5  # of an object's area, in every frame: less of it could be told apart by nobody
 PLACEMENT_TRIES = 60
+GRAIN_SIDE = 64  # cells of the noise on a natural surface
 
 
 def _polygon(corners: int, depth: float = 0.0) -> Outline:
@@ -64,23 +64,41 @@ def _rays(u: np.ndarray, v: np.ndarray) -> np.ndarray:
     return 0.5 + 0.5 * np.sign(np.sin(8 * np.arctan2(v, u)))
 
 
+def _blob(rng: np.random.Generator) -> Outline:
+    """A rounded outline of its own, which no class has."""
+    lobes, phase, depth = rng.integers(2, 6), rng.uniform(0, 2 * np.pi), rng.uniform(0.1, 0.35)
+    return lambda u, v: np.hypot(u, v) <= 0.75 * (1 + depth * np.sin(lobes * np.arctan2(v, u) + phase))
+
+
+OUTLINES: tuple[Outline, ...] = (_disc, _polygon(3), _polygon(4), _polygon(5, depth=0.4), _cross, _polygon(6))
+TEXTURES: tuple[Texture, ...] = (_stripes, _dots, _checks, _rings, _waves, _rays)
+
+
 @dataclass(frozen=True)
 class Look:
-    """How a class looks; instances vary its hue, colours, size, angle and path."""
+    """Appearance of a class; instances vary its hue, colors, size, angle and path."""
 
     outline: Outline
     texture: Texture
-    hue: float  # in [0, 1)
+    hue: float | None  # in [0, 1); None: any, drawn for each instance
 
 
-LOOKS = {
-    "violin": Look(_disc, _stripes, 0.00),
-    "bell": Look(_polygon(3), _dots, 0.15),
-    "siren": Look(_polygon(4), _checks, 0.62),
-    "motor": Look(_polygon(5, depth=0.4), _rings, 0.33),
-    "surf": Look(_cross, _waves, 0.50),
-    "bird": Look(_polygon(6), _rays, 0.82),
-}
+@dataclass(frozen=True)
+class Scenery:
+    """Composition of scenes.
+
+    Attributes:
+        radius: least and largest of an object, in image sides; drawn evenly in its logarithm.
+        min_visible: share of an object's area that shows in every frame, if PLACEMENT_TRIES find such a place.
+        clutter: most things in the background that belong to no class.
+        natural: surfaces and backgrounds have shading and noise at all scales, as photographs have; else they are
+            clean, on a dim background.
+    """
+
+    radius: tuple[float, float]
+    min_visible: float
+    clutter: int
+    natural: bool
 
 
 @dataclass(frozen=True)
@@ -88,23 +106,24 @@ class Body:
     """One object of a clip; lengths are fractions of the image side, angles radians, times frames."""
 
     look: Look
-    colours: np.ndarray  # float (2, 3), RGB in [0, 1]
-    centre: np.ndarray  # (2,) x, y at frame 0
+    colors: np.ndarray  # float (2, 3), RGB in [0, 1]
+    center: np.ndarray  # (2,) x, y at frame 0
     velocity: np.ndarray  # (2,) per frame
     radius: float
     growth: float  # per frame, relative
     angle: float
     spin: float  # per frame
+    grain: np.ndarray | None = None  # float (GRAIN_SIDE, GRAIN_SIDE), brightness over the surface
 
     def patch(self, frame: float, size: int) -> tuple[tuple[slice, slice], np.ndarray, np.ndarray]:
         """The part of an S x S frame around this body: its (row, column) slices and the body's own u, v there."""
-        centre = _bounce(self.centre + frame * self.velocity)
+        center = _bounce(self.center + frame * self.velocity)
         radius, angle = self.radius * (1 + self.growth * frame), self.angle + self.spin * frame
-        low = np.clip(np.floor((centre - radius) * size), 0, size).astype(int)
-        high = np.clip(np.ceil((centre + radius) * size), 0, size).astype(int)
+        low = np.clip(np.floor((center - radius) * size), 0, size).astype(int)
+        high = np.clip(np.ceil((center + radius) * size), 0, size).astype(int)
         rows, columns = slice(low[1], high[1]), slice(low[0], high[0])
         y, x = np.mgrid[rows, columns].astype(np.float32)
-        x, y = ((x + 0.5) / size - centre[0]) / radius, ((y + 0.5) / size - centre[1]) / radius
+        x, y = ((x + 0.5) / size - center[0]) / radius, ((y + 0.5) / size - center[1]) / radius
         u, v = np.cos(angle) * x + np.sin(angle) * y, np.cos(angle) * y - np.sin(angle) * x
         return (rows, columns), u, v
 
@@ -119,8 +138,11 @@ class Body:
         """Draw this body over a float (S, S, 3) canvas."""
         where, u, v = self.patch(frame, len(canvas))
         blend = self.look.texture(u, v)[..., None]
-        colours = blend * self.colours[0] + (1 - blend) * self.colours[1]
-        canvas[where] = np.where(self.look.outline(u, v)[..., None], colours, canvas[where])
+        colors = blend * self.colors[0] + (1 - blend) * self.colors[1]
+        if self.grain is not None:
+            row, column = (np.clip((axis + 1) / 2 * GRAIN_SIDE, 0, GRAIN_SIDE - 1).astype(int) for axis in (v, u))
+            colors = colors * self.grain[row, column, None]
+        canvas[where] = np.where(self.look.outline(u, v)[..., None], colors, canvas[where])
 
 
 def _bounce(position: np.ndarray, margin: float = 0.14) -> np.ndarray:
@@ -129,28 +151,56 @@ def _bounce(position: np.ndarray, margin: float = 0.14) -> np.ndarray:
     return margin + span - np.abs((position - margin) % (2 * span) - span)
 
 
-def _random_body(look: Look, rng: np.random.Generator) -> Body:
-    hue = (look.hue + rng.normal(0, 0.02)) % 1.0
-    hsv = np.array([[[hue * 360, rng.uniform(0.65, 1.0), rng.uniform(0.7, 1.0)]]], dtype=np.float32)
+def _noise(side: int, channels: int, rng: np.random.Generator) -> np.ndarray:
+    """Float32 (side, side, channels) of zero mean and unit deviation, as strong at each octave, as photographs are."""
+    total = np.zeros((side, side, channels), dtype=np.float32)
+    cells = 2
+    while cells < side:
+        octave = rng.standard_normal((cells, cells, channels), dtype=np.float32)
+        total += cv2.resize(octave, (side, side), interpolation=cv2.INTER_CUBIC).reshape(total.shape)
+        cells *= 2
+    return (total - total.mean((0, 1))) / total.std((0, 1))
+
+
+def _grain(rng: np.random.Generator) -> np.ndarray:
+    """Brightness over a natural surface: lit from one side, with noise."""
+    slope = np.linspace(-1, 1, GRAIN_SIDE)
+    light = rng.normal(0, 0.2, 2)
+    brightness = 1 + light[0] * slope[:, None] + light[1] * slope + 0.18 * _noise(GRAIN_SIDE, 1, rng)[..., 0]
+    return brightness.clip(0.3, 1.7)
+
+
+def _random_body(look: Look, scenery: Scenery, rng: np.random.Generator) -> Body:
+    hue = rng.uniform() if look.hue is None else (look.hue + rng.normal(0, 0.02)) % 1.0
+    saturation = rng.uniform(0.25, 1.0) if scenery.natural else rng.uniform(0.65, 1.0)
+    hsv = np.array([[[hue * 360, saturation, rng.uniform(0.7, 1.0)]]], dtype=np.float32)
     bright = cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)[0, 0].astype(float)
     return Body(
         look=look,
-        colours=np.stack([bright, bright * rng.uniform(0.3, 0.55)]),
-        centre=rng.uniform(0.14, 0.86, 2),
+        colors=np.stack([bright, bright * rng.uniform(0.3, 0.55)]),
+        center=rng.uniform(0.14, 0.86, 2),
         velocity=rng.normal(0, 0.05, 2),
-        radius=rng.uniform(0.17, 0.26),
+        radius=float(np.exp(rng.uniform(*np.log(scenery.radius)))),
         growth=rng.uniform(-0.03, 0.03),
         angle=rng.uniform(0, 2 * np.pi),
         spin=rng.normal(0, 0.15),
+        grain=_grain(rng) if scenery.natural else None,
     )
 
 
-def _background(size: int, rng: np.random.Generator) -> np.ndarray:
-    """Float (S, S, 3): a dim colour gradient with soft blotches."""
+def _background(size: int, scenery: Scenery, rng: np.random.Generator) -> np.ndarray:
+    """Float (S, S, 3): a color gradient with soft blotches; a natural one has noise at all scales and clutter."""
     corners = rng.uniform(0.15, 0.6, (2, 2, 3)).astype(np.float32)
-    blotches = rng.normal(0, 0.08, (6, 6, 3)).astype(np.float32)
     canvas = cv2.resize(corners, (size, size), interpolation=cv2.INTER_LINEAR)
-    return canvas + cv2.resize(blotches, (size, size), interpolation=cv2.INTER_CUBIC)
+    if not scenery.natural:
+        blotches = rng.normal(0, 0.08, (6, 6, 3)).astype(np.float32)
+        return canvas + cv2.resize(blotches, (size, size), interpolation=cv2.INTER_CUBIC)
+    canvas = canvas * (1 + 0.3 * _noise(size, 1, rng)) + 0.06 * _noise(size, 3, rng)
+    for _ in range(rng.integers(scenery.clutter + 1)):
+        texture = TEXTURES[rng.integers(len(TEXTURES))]
+        thing = _random_body(Look(_blob(rng), texture, None), scenery, rng)
+        replace(thing, center=rng.uniform(0, 1, 2)).paint(canvas, 0)
+    return canvas
 
 
 def _lone_masks(bodies: list[Body], frames: Iterable[float], size: int) -> np.ndarray:
@@ -165,16 +215,18 @@ def _occlude(masks: np.ndarray) -> np.ndarray:
     return masks & ~covered
 
 
-def _place(looks: list[Look], frames: int, rng: np.random.Generator, draft_size: int = 48) -> list[Body]:
-    """Draw bodies until each shows at least MIN_VISIBLE of itself in every frame, judged on a small draft."""
+def _place(
+    looks: list[Look], scenery: Scenery, frames: int, rng: np.random.Generator, draft_size: int = 48
+) -> list[Body]:
+    """Draw bodies until each shows enough of itself in every frame, judged on a small draft."""
     best, best_share = [], -1.0
     for _ in range(PLACEMENT_TRIES):
-        bodies = [_random_body(look, rng) for look in looks]
+        bodies = [_random_body(look, scenery, rng) for look in looks]
         alone = _lone_masks(bodies, range(frames), draft_size)
         share = float((_occlude(alone).sum((2, 3)) / np.maximum(alone.sum((2, 3)), 1)).min())
         if share > best_share:
             best, best_share = bodies, share
-        if share >= MIN_VISIBLE:
+        if share >= scenery.min_visible:
             break
     return best
 
@@ -187,9 +239,11 @@ class Scene:
     backdrop: np.ndarray  # float (S, S, 3), RGB in [0, 1]
 
     @classmethod
-    def draw(cls, looks: list[Look], frames: int, size: int, rng: np.random.Generator) -> "Scene":
+    def draw(
+        cls, looks: list[Look], scenery: Scenery, frames: int, size: int, rng: np.random.Generator
+    ) -> "Scene":
         """Place a body per look so that all can be seen in each of the first ``frames`` frames."""
-        return cls(_place(looks, frames, rng), _background(size, rng))
+        return cls(_place(looks, scenery, frames, rng), _background(size, scenery, rng))
 
     def image(self, frame: float, rng: np.random.Generator) -> np.ndarray:
         """uint8 (S, S, 3) in RGB, with a little noise."""
@@ -204,11 +258,14 @@ class Scene:
         return _occlude(_lone_masks(self.bodies, frames, len(self.backdrop)))
 
 
-def render_clip(looks: list[Look], frames: int, size: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def render_clip(
+    looks: list[Look], scenery: Scenery, frames: int, size: int, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
     """Draw one clip.
 
     Args:
         looks: one per object.
+        scenery: how they are placed, and on what.
         frames: T.
         size: S, in pixels.
         rng: source of every random choice.
@@ -216,6 +273,6 @@ def render_clip(looks: list[Look], frames: int, size: int, rng: np.random.Genera
     Returns:
         images uint8 (T, S, S, 3) in RGB and the visible part of each object, bool (objects, T, S, S).
     """
-    scene = Scene.draw(looks, frames, size, rng)
+    scene = Scene.draw(looks, scenery, frames, size, rng)
     images = np.stack([scene.image(frame, rng) for frame in range(frames)])
     return images, scene.visible(range(frames))

@@ -9,10 +9,10 @@ import numpy as np
 from tqdm import tqdm
 
 from transavs.data import synthetic_sounds
-from transavs.data.synthetic import LARGEST, SAMPLE_RATE, SMALLEST, TIMBRES, changing_sources
-from transavs.data.synthetic_scenes import LOOKS, Scene
+from transavs.data.synthetic import DIFFICULTIES, LARGEST, SAMPLE_RATE, SMALLEST, Difficulty, changing_sources
+from transavs.data.synthetic_scenes import Scene
 from transavs.data.video_writer import VideoWriter
-from transavs.errors import AVSInputError
+from transavs.errors import AVSInputError, choose
 
 SCENE_SECONDS = 5
 LONGEST = 3600  # seconds; all of its sound is made at once
@@ -34,12 +34,13 @@ class Shot:
     wave: np.ndarray
 
     @classmethod
-    def draw(cls, side: int, rng: np.random.Generator) -> "Shot":
+    def draw(cls, difficulty: Difficulty, side: int, rng: np.random.Generator) -> "Shot":
         """As a clip of MS3, on a square image of ``side`` pixels."""
-        classes = rng.choice(sorted(LOOKS), size=rng.integers(2, 4), replace=False)
-        scene = Scene.draw([LOOKS[name] for name in classes], SCENE_SECONDS, side, rng)
-        sounding = changing_sources(len(classes), SCENE_SECONDS, rng)
-        wave = synthetic_sounds.mix([TIMBRES[name] for name in classes], sounding, SAMPLE_RATE, rng)
+        kinds = difficulty.draw_kinds(rng).values()
+        scene = Scene.draw([kind.look for kind in kinds], difficulty.scenery, SCENE_SECONDS, side, rng)
+        sounding = changing_sources(len(kinds), SCENE_SECONDS, difficulty.mute, rng)
+        timbres = [kind.timbre for kind in kinds]
+        wave = synthetic_sounds.mix(timbres, sounding, difficulty.soundscape, SAMPLE_RATE, rng)
         return cls(scene, sounding, wave.astype(np.float32))
 
     def truth(self, time: float, size: tuple[int, int]) -> np.ndarray:
@@ -49,7 +50,13 @@ class Shot:
 
 
 def write_synthetic_video(
-    path: str | Path, *, seconds: float, frame_rate: float, size: tuple[int, int], seed: int = 0
+    path: str | Path,
+    *,
+    seconds: float,
+    frame_rate: float,
+    size: tuple[int, int],
+    difficulty: str = "hard",
+    seed: int = 0,
 ) -> list[Shot]:
     """Write a video with sound; the same arguments give the same pictures and sounds.
 
@@ -58,14 +65,16 @@ def write_synthetic_video(
         seconds: its length.
         frame_rate: frames per second.
         size: (H, W) in pixels; scenes are square and stretched to it.
+        difficulty: key of DIFFICULTIES.
         seed: of every random choice.
 
     Returns:
         what is seen and heard, SCENE_SECONDS each.
 
     Raises:
-        AVSInputError: a number is out of its range, or see :class:`transavs.data.video_writer.VideoWriter`.
+        AVSInputError: a number is out of its range, there is no such difficulty, or see :class:`transavs.data.video_writer.VideoWriter`.
     """
+    chosen = choose(DIFFICULTIES, difficulty, "difficulty")
     if not 1 <= seconds * frame_rate < np.inf or not 0 < seconds <= LONGEST or seed < 0:
         raise AVSInputError(
             f"{seconds} s at {frame_rate} frames per second, seed {seed}: give a frame or more, up to {LONGEST} s, "
@@ -74,7 +83,7 @@ def write_synthetic_video(
     if min(size) < SMALLEST or max(size) > LARGEST:
         raise AVSInputError(f"frames of {size[1]} x {size[0]} pixels: give {SMALLEST} to {LARGEST} pixels a side")
     rng = np.random.default_rng([seed, *b"video"])
-    shots = [Shot.draw(min(LARGEST_SCENE, max(size)), rng) for _ in range(int(np.ceil(seconds / SCENE_SECONDS)))]
+    shots = [Shot.draw(chosen, min(LARGEST_SCENE, max(size)), rng) for _ in range(int(np.ceil(seconds / SCENE_SECONDS)))]
     heard = np.concatenate([shot.wave for shot in shots])[None, : int(seconds * SAMPLE_RATE)]
     with VideoWriter(path, size, frame_rate, _blocks(heard), sample_rate=SAMPLE_RATE, channels=1) as writer:
         for number in tqdm(range(int(seconds * frame_rate)), unit="frame", desc=Path(path).name):

@@ -16,8 +16,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from transavs.data.audio import SAMPLE_RATE, fit_seconds, log_mel_examples
 from transavs.data.images import connected_objects
-from transavs.data.synthetic import TIMBRES
-from transavs.data.synthetic_scenes import LOOKS, render_clip
+from transavs.data.synthetic import DIFFICULTIES
+from transavs.data.synthetic_scenes import render_clip
 from transavs.data.synthetic_sounds import mix
 from transavs.engine.measuring import Step, seconds, timed_parts
 from transavs.engine.solver import build_optimizer
@@ -47,11 +47,13 @@ def generated_clips(cfg: CfgNode, number: int, labeled: int) -> list[dict[str, A
     """Clips of the synthetic data set's shapes as the mapper would make them, with the first frames labelled."""
     frames, size = cfg.INPUT.NUM_FRAMES, cfg.INPUT.IMAGE_SIZE
     rng = np.random.default_rng(0)
+    difficulty = DIFFICULTIES["hard"]
     clips = []
     for _ in range(number):
-        names = rng.choice(sorted(LOOKS), size=2, replace=False)
-        images, visible = render_clip([LOOKS[name] for name in names], frames, size, rng)
-        wave = mix([TIMBRES[name] for name in names], np.ones((len(names), frames), dtype=bool), SAMPLE_RATE, rng)
+        kinds = difficulty.draw_kinds(rng).values()
+        images, visible = render_clip([kind.look for kind in kinds], difficulty.scenery, frames, size, rng)
+        sounding = np.ones((len(kinds), frames), dtype=bool)
+        wave = mix([kind.timbre for kind in kinds], sounding, difficulty.soundscape, SAMPLE_RATE, rng)
         masks = visible[:, :labeled].max(0).astype(np.int64)
         objects = np.stack([connected_objects(mask, cfg.INPUT.MAX_OBJECTS) for mask in masks])
         clips.append(
