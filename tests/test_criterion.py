@@ -133,6 +133,39 @@ def test_good_predictions_cost_less_than_bad_ones():
     assert totals[0]["loss_mask"] < totals[1]["loss_mask"]
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("sharpness", [1.0, 8.0])
+def test_autocast_changes_neither_losses_nor_gradients(dtype: torch.dtype, sharpness: float):
+    """A nearly right prediction at a size whose sums are beyond float16, and queries that lie close together."""
+    generator = torch.Generator().manual_seed(2)
+    masks = torch.zeros(F, 400, 400, dtype=torch.int64)
+    masks[:, 100:300, 40:240], masks[0, 320:380, 300:390] = 1, 2
+    shape = torch.where(masks[:, None] > 0, 7.0, -7.0)
+    noise = torch.randn(F, N, 400, 400, generator=generator)
+    right = torch.cat([-shape.expand(F, 3, 400, 400), shape.expand(F, 3, 400, 400)], 1) + noise
+    settings = {
+        "pred_logits": torch.tensor([[4.0, -4.0]] * 3 + [[-4.0, 4.0]] * 3).expand(F, N, K).clone(),
+        "pred_masks": right,
+        "audio_queries": 5 + 0.1 * torch.randn(F, N, D, generator=generator),
+    }
+    segmentation = SegmentationLosses(
+        query_target="object", queries_per_object=2, focal_alpha=-1.0, focal_gamma=2.0, sharpness=sharpness
+    )
+    torch.manual_seed(0)
+    criterion = make_criterion(segmentation=segmentation)
+    found = []
+    for enabled in (False, True):
+        outputs = make_outputs(**{name: value.clone() for name, value in settings.items()})
+        with torch.autocast("cpu", dtype, enabled=enabled):
+            losses = criterion(outputs, (masks > 0).long(), masks)
+        sum(losses.values()).backward()
+        found.append(losses | {f"d {name}": value.grad for name, value in outputs.items()})
+    for name, expected in found[0].items():
+        torch.testing.assert_close(found[1][name], expected, rtol=0.01, atol=0.01 * expected.abs().max().item())
+    assert found[1]["loss_dice"] < 0.2
+    assert found[1]["loss_aqdl"] > 0
+
+
 @pytest.mark.parametrize("filling", [0, 1])
 @pytest.mark.parametrize("confidence", [-9.0, 9.0])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -23,7 +23,7 @@ def slow_aqdl(queries: torch.Tensor, selected: torch.Tensor, max_distance: float
         for j in range(i + 1, n):
             distance = (members[i] - members[j]).square().sum()
             if distance < max_distance:
-                total = total + 1 / distance.clamp(min=floor)
+                total = total + 1 / (distance + floor)
     return 2 / (n * (n + 1)) * total if n else total
 
 
@@ -51,6 +51,20 @@ def test_aqdl_equals_the_sum_over_pairs(seed: int):
     assert slow[2:].sum() > 0
     gradients = [torch.autograd.grad(loss.sum(), queries)[0] for loss in (fast, slow)]
     torch.testing.assert_close(*gradients, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("squared_distance", [1e-6, 1e-4, 4e-3])
+def test_aqdl_pushes_the_closest_pairs_apart(squared_distance: float):
+    """Far from the origin, where squares of single precision cancel."""
+    queries = torch.full((1, 2, 4), 30.0)
+    queries[0, 1, 0] += squared_distance**0.5
+    found = queries[0, 1, 0].double() - queries[0, 0, 0].double()  # the nearest that single precision has
+    queries.requires_grad_()
+    loss = audio_query_distance_loss(queries, torch.ones(1, 2, dtype=torch.bool), max_distance=1.0, floor=0.01)
+    loss.sum().backward()
+    assert loss.item() == pytest.approx(2 / (2 * 3) / (found.item() ** 2 + 0.01), rel=1e-4)
+    expected = 2 / (2 * 3) * 2 * found.item() / (found.item() ** 2 + 0.01) ** 2
+    assert queries.grad[0, :, 0].tolist() == pytest.approx([expected, -expected], rel=1e-3)
 
 
 def test_aqdl_stays_finite_where_queries_coincide():

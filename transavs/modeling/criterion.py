@@ -88,7 +88,7 @@ class SegmentationLosses(nn.Module):
         scores = joint_log_scores(pred_logits, pred_masks, self.sharpness)
         joint = recomputed(self.joint_losses, scores, truth.masks, truth.one_hot)
         targets = self.query_targets(pred_logits, pred_masks, truth)
-        query_log_p = pred_logits.float().log_softmax(-1).transpose(1, 2)
+        query_log_p = pred_logits.log_softmax(-1).transpose(1, 2)
         losses = {
             "loss_ce": focal_loss(query_log_p, targets.labels, self.focal_alpha, self.focal_gamma).mean(),
             "loss_mask": joint[0],
@@ -118,8 +118,8 @@ class SegmentationLosses(nn.Module):
     def query_targets(self, pred_logits: Tensor, pred_masks: Tensor, truth: GroundTruth) -> QueryTargets:
         """What the chosen rule asks of each query."""
         scene = Scene(
-            probabilities=pred_logits.float().softmax(-1),
-            masks=pred_masks.float().sigmoid(),
+            probabilities=pred_logits.softmax(-1),
+            masks=pred_masks.sigmoid(),
             shares=truth.shares,
             objects=truth.objects,
             object_classes=truth.object_classes,
@@ -209,6 +209,11 @@ class AVSCriterion(nn.Module):
         Returns:
             weighted scalar losses; those of earlier decoder layers end in ``_0``, ``_1``, ...
         """
+        # Sums over pixels and small probabilities are beyond half precision, and autocast would put them there.
+        with torch.autocast(masks.device.type, enabled=False):
+            return self._weighted_losses(_in_float32(outputs), masks, objects)
+
+    def _weighted_losses(self, outputs: dict[str, Any], masks: Tensor, objects: Tensor) -> dict[str, Tensor]:
         truth = self.ground_truth(masks, objects, outputs["pred_masks"].shape[-2:])
         losses = self.self_supervised_losses(outputs)
         losses |= self.segmentation(outputs["pred_logits"], outputs["pred_masks"], truth)
@@ -234,7 +239,7 @@ class AVSCriterion(nn.Module):
 
     def self_supervised_losses(self, outputs: dict[str, Any]) -> dict[str, Tensor]:
         """``loss_aqdl`` and ``loss_aqml`` on the queries more confident than delta_1 and delta_2."""
-        confidence = 1 - outputs["pred_logits"].float().softmax(-1)[..., 0]  # of sounding, whatever the class
+        confidence = 1 - outputs["pred_logits"].softmax(-1)[..., 0]  # of sounding, whatever the class
         distance = audio_query_distance_loss(
             self.projection(outputs["audio_queries"]), confidence > self.delta_1, self.aqdl_distance, self.aqdl_floor
         )
@@ -244,3 +249,10 @@ class AVSCriterion(nn.Module):
             confidence > self.delta_2,
         )
         return {"loss_aqdl": distance.mean(), "loss_aqml": overlap.mean()}
+
+
+def _in_float32(outputs: Any) -> Any:
+    """Tensors in any nesting of dicts and lists, as float32."""
+    if isinstance(outputs, dict):
+        return {name: _in_float32(value) for name, value in outputs.items()}
+    return [_in_float32(value) for value in outputs] if isinstance(outputs, list) else outputs.float()

@@ -27,8 +27,8 @@ def joint_log_scores(pred_logits: Tensor, pred_masks: Tensor, sharpness: float) 
     Returns:
         float (F, K, h, w).
     """
-    log_classes = pred_logits.float().log_softmax(-1)
-    scores: Tensor = _JointLogScores.apply(log_classes, pred_masks.float().flatten(2), sharpness)
+    log_classes = pred_logits.log_softmax(-1)
+    scores: Tensor = _JointLogScores.apply(log_classes, pred_masks.flatten(2), sharpness)
     return scores.unflatten(2, pred_masks.shape[2:])
 
 

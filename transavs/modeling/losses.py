@@ -1,7 +1,8 @@
 """The losses of TransAVS section 2.3 as pure functions.
 
 Shape legend: F frames, N queries, d channels of a query, K classes, H x W pixels. Each function gives one value per
-frame, (F,), so that the caller decides how frames are weighed.
+frame, (F,), so that the caller decides how frames are weighed. All are meant for float32, see
+:class:`transavs.modeling.criterion.AVSCriterion`.
 """
 
 import torch
@@ -32,17 +33,16 @@ def audio_query_distance_loss(queries: Tensor, selected: Tensor, max_distance: f
         queries: h(q), (F, N, d).
         selected: bool (F, N), the members of S_1.
         max_distance: d_0, the squared distance from which a pair costs nothing.
-        floor: least squared distance whose reciprocal is taken, so that coinciding queries stay finite.
+        floor: added to each squared distance, so that coinciding queries stay finite and close ones are still pushed
+            apart.
 
     Returns:
         float (F,), not negative.
     """
-    queries = queries.float()
-    squares = queries.square().sum(-1)
-    products = queries @ queries.transpose(1, 2)
-    distances = squares[:, :, None] + squares[:, None, :] - 2 * products
+    # From differences: products of long vectors cancel to distances that are wrong, and below 0, for close pairs.
+    distances = torch.cdist(queries, queries, compute_mode="donot_use_mm_for_euclid_dist").square()
     pairs = (selected[:, :, None] & selected[:, None, :]).triu(diagonal=1) & (distances < max_distance)
-    cost = torch.where(pairs, 1 / distances.clamp(min=floor), torch.zeros_like(distances))
+    cost = torch.where(pairs, 1 / (distances + floor), torch.zeros_like(distances))
     return pair_normaliser(selected) * cost.sum((1, 2))
 
 
@@ -59,7 +59,7 @@ def audio_query_mask_loss(masks: Tensor, selected: Tensor) -> Tensor:
     Returns:
         float (F,), not negative.
     """
-    masks = masks.float() * selected[..., None, None]
+    masks = masks * selected[..., None, None]
     binary = (masks > 0.5).to(masks.dtype)
     overlap = binary.sum(1) * masks.sum(1) - (binary * masks).sum(1)
     return pair_normaliser(selected) * overlap.mean((1, 2)) / 2
@@ -77,7 +77,7 @@ def focal_loss(log_probabilities: Tensor, labels: Tensor, alpha: float, gamma: f
     Returns:
         float (F, ...).
     """
-    log_p = log_probabilities.float().gather(1, labels[:, None]).squeeze(1)
+    log_p = log_probabilities.gather(1, labels[:, None]).squeeze(1)
     loss = (1 - log_p.exp()) ** gamma * -log_p
     return loss if alpha < 0 else loss * torch.where(labels > 0, alpha, 1 - alpha)
 
@@ -92,11 +92,35 @@ def dice_loss(probabilities: Tensor, one_hot: Tensor) -> Tensor:
     Returns:
         float (F,): mean over the present classes; 0 for a frame of background alone.
     """
-    predicted, target = probabilities[:, 1:].float().flatten(2), one_hot[:, 1:].float().flatten(2)
+    predicted, target = probabilities[:, 1:].flatten(2), one_hot[:, 1:].flatten(2)
     overlap = (predicted * target).sum(-1)
     loss = 1 - (2 * overlap + 1) / (predicted.sum(-1) + target.sum(-1) + 1)
     present = (target.sum(-1) > 0).to(loss.dtype)
     return (loss * present).sum(-1) / present.sum(-1).clamp(min=1)
+
+
+def alignment_loss(objects: Tensor, audio: Tensor, frames: Tensor, temperature: float) -> Tensor:
+    """InfoNCE (van den Oord et al. 2018) between sounding objects and the sound of their frames.
+
+    Each object should know its frame by the sound, and each sound the objects of its frame.
+
+    Args:
+        objects: embeddings of the sounding objects of all frames, (M, d); M may be 0.
+        audio: embedding of each frame's sound, (F, d).
+        frames: int64 (M,), the frame of each object.
+        temperature: that divides the cosine similarities.
+
+    Returns:
+        float (), 0 where there is no object.
+    """
+    heard = torch.zeros(len(audio), dtype=torch.bool, device=audio.device).index_fill(0, frames, True)
+    similarity = F.normalize(objects, dim=1) @ F.normalize(audio, dim=1).T / temperature  # (M, F)
+    # Frames without sound are no negatives: many of them are alike.
+    by_sound = similarity.masked_fill(~heard, -torch.inf).log_softmax(1)
+    by_object = similarity.log_softmax(0)
+    own = frames[:, None]
+    cost = by_sound.gather(1, own) + by_object.gather(1, own)
+    return -cost.sum() / 2 / max(1, len(objects))
 
 
 def query_mask_costs(pred_masks: Tensor, regions: Tensor, gamma: float) -> tuple[Tensor, Tensor]:
@@ -110,7 +134,7 @@ def query_mask_costs(pred_masks: Tensor, regions: Tensor, gamma: float) -> tuple
     Returns:
         focal and Dice loss, (F, N, R) each.
     """
-    logits, regions = pred_masks.float().flatten(2), regions.flatten(2)
+    logits, regions = pred_masks.flatten(2), regions.flatten(2)
     masks = logits.sigmoid()
     inside = (1 - masks) ** gamma * -F.logsigmoid(logits)
     outside = masks**gamma * -F.logsigmoid(-logits)

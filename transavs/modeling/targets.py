@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from transavs.errors import AVSInputError
 
@@ -68,21 +69,51 @@ def nearest(scene: Scene, top: int) -> QueryTargets:
 
 
 def object_wise(scene: Scene, top: int) -> QueryTargets:
-    """Each object takes the ``top`` queries most like it, in class and mask, for its own; the rest: :func:`majority`.
+    """Each object gets ``top`` queries of its own, those most like it in class and mask; the rest: :func:`majority`.
 
-    A query that several objects take belongs to the one it is most like, so objects share no query.
+    What counts is how much more a query's mask is like this object than like any other: one that is sure of another
+    object is left to it.
     """
     classes = scene.object_classes[:, None].expand(-1, scene.masks.shape[1], -1)
-    score = scene.similarity(scene.objects) + scene.probabilities.gather(2, classes)
-    present = (scene.object_classes > 0)[:, None]
-    score = score.masked_fill(~present, -1)
-    among_best = score >= score.topk(min(top, score.shape[1]), dim=1).values[:, -1:]
-    favourite = torch.zeros_like(among_best).scatter(2, score.argmax(2, keepdim=True), True)
-    chosen = among_best & favourite & present
-    chosen = chosen & (chosen.cumsum(1) <= top)  # more are among the best where scores tie
+    similarity = scene.similarity(scene.objects)
+    highest = F.pad(similarity, (0, 1)).topk(2, dim=2).values
+    others = torch.where(similarity == highest[..., :1], highest[..., 1:], highest[..., :1])
+    score = similarity - others + scene.probabilities.gather(2, classes)
+    chosen = deal_queries(score, scene.object_classes > 0, top)
     own = (chosen * scene.object_classes[:, None]).amax(-1)
     labels = torch.where(own > 0, own, majority(scene, top).labels)
     return QueryTargets(labels, scene.objects, chosen, most_chosen=top * scene.objects.shape[1])
+
+
+def deal_queries(score: Tensor, present: Tensor, top: int) -> Tensor:
+    """Deal queries to objects in rounds: each object that is present gets one more in every round.
+
+    Within a round the best pair of an object that waits and a free query comes first. So an object that no query draws
+    yet gets its share too, if need be of queries that would suit another object better but are left over. Where there
+    are too few queries for all, every object has one before any has two.
+
+    Args:
+        score: of each query for each object, (F, N, O).
+        present: bool (F, O).
+        top: rounds.
+
+    Returns:
+        bool (F, N, O): no query has two objects.
+    """
+    frames = torch.arange(len(score), device=score.device)
+    free = score.masked_fill(~present[:, None], -torch.inf)
+    chosen = torch.zeros_like(score, dtype=torch.bool)
+    for _ in range(min(top, score.shape[1])):
+        waiting = free.clone()
+        for _ in range(score.shape[2]):
+            best = waiting.flatten(1).argmax(1)
+            query, its_object = best // score.shape[2], best % score.shape[2]
+            is_pair = waiting[frames, query, its_object] > -torch.inf  # else all have had their turn
+            chosen[frames, query, its_object] |= is_pair
+            free[frames, query] = free[frames, query].masked_fill(is_pair[:, None], -torch.inf)
+            waiting[frames, query] = -torch.inf
+            waiting[frames, :, its_object] = -torch.inf
+    return chosen
 
 
 def fixed(scene: Scene, top: int) -> QueryTargets:
