@@ -191,7 +191,11 @@ def _add_criterion_config(cfg: CN) -> None:
     # Weights of the focal and Dice loss of a query's own mask, with the rules that give it one.
     cfg.MODEL.TRANSAVS.QUERY_MASK_WEIGHT = 5.0
     cfg.MODEL.TRANSAVS.QUERY_DICE_WEIGHT = 5.0
-    # d_0 of eq. (10), and the least squared distance its reciprocal is taken of.
+    # Weight and temperature of the contrastive loss between sounding objects and sounds, transavs/modeling/alignment.py;
+    # weight 0 leaves it out, as the paper does.
+    cfg.MODEL.TRANSAVS.ALIGNMENT_WEIGHT = 2.0
+    cfg.MODEL.TRANSAVS.ALIGNMENT_TEMPERATURE = 0.1
+    # d_0 of eq. (10), and what is added to squared distances before their reciprocal is taken.
     cfg.MODEL.TRANSAVS.AQDL_DISTANCE = 1.0
     cfg.MODEL.TRANSAVS.AQDL_FLOOR = 0.01
     # alpha and gamma of the focal loss (Lin et al. 2017); a negative alpha weights both classes alike.

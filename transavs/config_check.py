@@ -59,6 +59,8 @@ RANGES: dict[str, tuple[float, float]] = {
     "MODEL.TRANSAVS.AUDIO_CONTEXT": (0, math.inf),
     "MODEL.TRANSAVS.LOSS_STRIDE": (1, math.inf),
     "MODEL.TRANSAVS.QUERIES_PER_OBJECT": (1, math.inf),
+    "MODEL.TRANSAVS.ALIGNMENT_WEIGHT": (0, math.inf),
+    "MODEL.TRANSAVS.ALIGNMENT_TEMPERATURE": (1e-3, math.inf),
     "MODEL.TRANSAVS.DELTA_STEPS": (1, math.inf),
     "MODEL.TRANSAVS.DELTA_PERIOD": (1, math.inf),
     "MODEL.TPAVI.WINDOW": (1, math.inf),

@@ -85,10 +85,14 @@ def _distinct_kinds() -> dict[str, Kind]:
 
 
 def _combined_kinds() -> dict[str, Kind]:
-    """A class for each family and register: three classes share each outline, each texture and each family."""
+    """A class for each family and register: three share each outline, texture, hue and family, no two share two."""
     return {
         f"{register}-{timbre.__name__}": Kind(
-            Look(OUTLINES[(family + step) % len(OUTLINES)], TEXTURES[(family + 2 * step) % len(TEXTURES)], None),
+            Look(
+                OUTLINES[(family + step) % len(OUTLINES)],
+                TEXTURES[(family + 2 * step) % len(TEXTURES)],
+                HUES[(family + 3 * step) % len(HUES)],
+            ),
             partial(timbre, pitch=pitch),
         )
         for family, timbre in enumerate(FAMILIES)
@@ -106,9 +110,9 @@ DIFFICULTIES = {
     ),
     "hard": Difficulty(
         kinds=_combined_kinds(),
-        objects=(2, 4),
+        objects=(2, 3),
         mute=0.2,
-        scenery=Scenery(radius=(0.1, 0.26), min_visible=0.4, clutter=4, natural=True),
+        scenery=Scenery(radius=(0.13, 0.28), min_visible=0.4, clutter=1, natural=True),
         soundscape=Soundscape(gaps=0.5, noise=(0.003, 0.05)),
     ),
 }

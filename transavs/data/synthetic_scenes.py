@@ -195,7 +195,7 @@ def _background(size: int, scenery: Scenery, rng: np.random.Generator) -> np.nda
     if not scenery.natural:
         blotches = rng.normal(0, 0.08, (6, 6, 3)).astype(np.float32)
         return canvas + cv2.resize(blotches, (size, size), interpolation=cv2.INTER_CUBIC)
-    canvas = canvas * (1 + 0.3 * _noise(size, 1, rng)) + 0.06 * _noise(size, 3, rng)
+    canvas = canvas * (1 + 0.2 * _noise(size, 1, rng)) + 0.03 * _noise(size, 3, rng)
     for _ in range(rng.integers(scenery.clutter + 1)):
         texture = TEXTURES[rng.integers(len(TEXTURES))]
         thing = _random_body(Look(_blob(rng), texture, None), scenery, rng)

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from transavs.data.images import connected_objects
 from transavs.evaluation.metrics import (
     THRESHOLD,
     class_scores,
@@ -35,6 +36,7 @@ class ClipScores:
     fscore: Tensor  # float64 (T,) of the decision, NaN where nothing sounds
     curve: Tensor  # float64 (L,), F by threshold, summed over the frames in which something sounds
     true_share: Tensor  # float64 (T,), sounding share of the frame
+    true_parts: Tensor  # float64 (T,), connected parts of one class that sound
     false_share: Tensor  # float64 (T,), share of the frame wrongly predicted as sounding
     areas: Tensor  # float64 (3, K), pixels agreed, predicted and true
     semantic: Tensor  # float64 (3, K), of semantic_frame_scores
@@ -71,11 +73,17 @@ def score_clip(
         "fscore": frame_fscore(predicted, target),
         "curve": fscore_curves(scores, masks).sum(0),
         "true_share": target.double().mean((1, 2)),
+        "true_parts": torch.tensor([_count_parts(mask) for mask in masks], dtype=torch.float64),
         "false_share": wrong.double().mean((1, 2)),
         "areas": areas.sum(1),
         "semantic": semantic_frame_scores(areas),
     }
     return ClipScores(category=category, **{name: value.cpu() for name, value in parts.items()})
+
+
+def _count_parts(mask: Tensor) -> int:
+    """Connected parts of each class in int (H, W) class ids."""
+    return int(connected_objects(mask.cpu().numpy(), max_objects=mask.numel()).max())
 
 
 def summarize(clips: Mapping[str, ClipScores], class_names: Sequence[str]) -> dict[str, float]:
@@ -88,7 +96,7 @@ def summarize(clips: Mapping[str, ClipScores], class_names: Sequence[str]) -> di
         class_names: background first; more than two make it semantic segmentation.
     """
     ordered = [clips[name] for name in sorted(clips)]
-    names = ("jaccard", "fscore", "true_share", "false_share")
+    names = ("jaccard", "fscore", "true_share", "true_parts", "false_share")
     frames = {name: torch.cat([getattr(clip, name) for clip in ordered]) for name in names}
     sounding = ~frames["fscore"].isnan()
     areas = torch.stack([clip.areas for clip in ordered]).sum(0)
@@ -102,6 +110,8 @@ def summarize(clips: Mapping[str, ClipScores], class_names: Sequence[str]) -> di
     for size, (least, below) in SIZES.items():
         of_size = sounding & (frames["true_share"] >= least) & (frames["true_share"] < below)
         found |= _group(f"J-{size}", frames["jaccard"][of_size])
+    found |= _group("J-one", frames["jaccard"][sounding & (frames["true_parts"] == 1)])
+    found |= _group("J-several", frames["jaccard"][sounding & (frames["true_parts"] > 1)])
     found |= _group("J-empty", frames["jaccard"][~sounding])
     if len(class_names) > 2:
         found |= _over_classes(torch.stack([clip.semantic for clip in ordered]).sum(0), class_names)

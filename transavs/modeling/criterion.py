@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from transavs.errors import AVSInputError
 from transavs.modeling.activation_checkpoint import recomputed
+from transavs.modeling.alignment import AudioVisualAlignment
 from transavs.modeling.joint_scores import joint_log_scores
 from transavs.modeling.losses import (
     audio_query_distance_loss,
@@ -148,6 +149,7 @@ class AVSCriterion(nn.Module):
         delta_2: float,
         aqdl_distance: float,
         aqdl_floor: float,
+        alignment: AudioVisualAlignment | None = None,
     ):
         """
         Args:
@@ -156,13 +158,15 @@ class AVSCriterion(nn.Module):
             num_classes: K, background included.
             max_objects: O, more than a frame holds.
             loss_stride: the losses look at every so many pixels of the ground truth, in rows and columns.
-            weights: of ``loss_aqdl``, ``loss_aqml``, ``loss_ce``, ``loss_mask``, ``loss_dice``, ``loss_query_mask`` and
-                ``loss_query_dice``.
+            weights: of ``loss_aqdl``, ``loss_aqml``, ``loss_ce``, ``loss_mask``, ``loss_dice``, ``loss_query_mask``,
+                ``loss_query_dice`` and ``loss_alignment``.
             delta_1, delta_2: first values of the thresholds.
             aqdl_distance, aqdl_floor: see :func:`audio_query_distance_loss`.
+            alignment: gives ``loss_alignment``; None leaves it out.
         """
         super().__init__()
         self.segmentation = segmentation
+        self.alignment = alignment
         self.projection = nn.Linear(hidden_dim, hidden_dim)  # h of eq. (10)
         self.num_classes, self.max_objects, self.loss_stride = num_classes, max_objects, loss_stride
         self.weights = weights
@@ -170,8 +174,14 @@ class AVSCriterion(nn.Module):
         self.aqdl_distance, self.aqdl_floor = aqdl_distance, aqdl_floor
 
     @classmethod
-    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+    def from_config(cls, cfg: CfgNode, audio_dim: int) -> dict[str, Any]:
         settings = cfg.MODEL.TRANSAVS
+        alignment = AudioVisualAlignment(
+            visual_dim=cfg.MODEL.SEM_SEG_HEAD.CONVS_DIM,
+            audio_dim=audio_dim,
+            embed_dim=settings.HIDDEN_DIM,
+            temperature=settings.ALIGNMENT_TEMPERATURE,
+        )
         return {
             "segmentation": SegmentationLosses(
                 query_target=settings.QUERY_TARGET,
@@ -192,11 +202,13 @@ class AVSCriterion(nn.Module):
                 "loss_dice": settings.DICE_WEIGHT,
                 "loss_query_mask": settings.QUERY_MASK_WEIGHT,
                 "loss_query_dice": settings.QUERY_DICE_WEIGHT,
+                "loss_alignment": settings.ALIGNMENT_WEIGHT,
             },
             "delta_1": settings.DELTA_1[0],
             "delta_2": settings.DELTA_2[0],
             "aqdl_distance": settings.AQDL_DISTANCE,
             "aqdl_floor": settings.AQDL_FLOOR,
+            "alignment": alignment if settings.ALIGNMENT_WEIGHT else None,
         }
 
     def forward(self, outputs: dict[str, Any], masks: Tensor, objects: Tensor) -> dict[str, Tensor]:
@@ -221,7 +233,10 @@ class AVSCriterion(nn.Module):
             named = self.segmentation(layer["pred_logits"], layer["pred_masks"], truth)
             losses |= {f"{name}_{number}": value for name, value in named.items()}
         share = share_of_frames(len(masks), masks.device)
-        return {name: self.weights[name.rstrip("_0123456789")] * share * value for name, value in losses.items()}
+        losses = {name: share * value for name, value in losses.items()}
+        if self.alignment is not None:  # of all ranks together
+            losses["loss_alignment"] = self.alignment(outputs["mask_features"], outputs["audio"], truth.objects)
+        return {name: self.weights[name.rstrip("_0123456789")] * value for name, value in losses.items()}
 
     def ground_truth(self, masks: Tensor, objects: Tensor, size: Sequence[int]) -> GroundTruth:
         """Class ids and object numbers (F, H, W) -> what predicted masks of ``size`` are compared with."""

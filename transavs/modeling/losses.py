@@ -99,30 +99,6 @@ def dice_loss(probabilities: Tensor, one_hot: Tensor) -> Tensor:
     return (loss * present).sum(-1) / present.sum(-1).clamp(min=1)
 
 
-def alignment_loss(objects: Tensor, audio: Tensor, frames: Tensor, temperature: float) -> Tensor:
-    """InfoNCE (van den Oord et al. 2018) between sounding objects and the sound of their frames.
-
-    Each object should know its frame by the sound, and each sound the objects of its frame.
-
-    Args:
-        objects: embeddings of the sounding objects of all frames, (M, d); M may be 0.
-        audio: embedding of each frame's sound, (F, d).
-        frames: int64 (M,), the frame of each object.
-        temperature: that divides the cosine similarities.
-
-    Returns:
-        float (), 0 where there is no object.
-    """
-    heard = torch.zeros(len(audio), dtype=torch.bool, device=audio.device).index_fill(0, frames, True)
-    similarity = F.normalize(objects, dim=1) @ F.normalize(audio, dim=1).T / temperature  # (M, F)
-    # Frames without sound are no negatives: many of them are alike.
-    by_sound = similarity.masked_fill(~heard, -torch.inf).log_softmax(1)
-    by_object = similarity.log_softmax(0)
-    own = frames[:, None]
-    cost = by_sound.gather(1, own) + by_object.gather(1, own)
-    return -cost.sum() / 2 / max(1, len(objects))
-
-
 def query_mask_costs(pred_masks: Tensor, regions: Tensor, gamma: float) -> tuple[Tensor, Tensor]:
     """Focal and Dice loss of every query's own mask with every region, without F x N x R x H x W values.
 

@@ -50,7 +50,7 @@ class TransAVS(AVSModel):
             "audio_backbone": audio_backbone,
             "pixel_decoder": build_pixel_decoder(cfg, backbone.output_shape()),
             "query_decoder": build_query_decoder(cfg, audio_backbone.embed_dim),
-            "criterion": AVSCriterion(cfg),
+            "criterion": AVSCriterion(cfg, audio_backbone.embed_dim),
         }
 
     def losses(self, batched_inputs: list[dict[str, Any]]) -> dict[str, Tensor]:
