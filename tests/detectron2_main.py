@@ -27,6 +27,8 @@ MAIN = {
         "_data_loader_iter _write_metrics data_loader load_state_dict reset_data_loader state_dict"
     ),
     "detectron2.engine.TrainerBase": "iter storage",
+    "detectron2.engine.hooks": "PreciseBN",
+    "detectron2.engine.hooks.PreciseBN": "_data_iter update_stats",
     "detectron2.evaluation": "DatasetEvaluator DatasetEvaluators inference_on_dataset print_csv_format verify_results",
     "detectron2.layers": "Conv2d FrozenBatchNorm2d ShapeSpec get_norm",
     "detectron2.layers.FrozenBatchNorm2d": "convert_frozen_batchnorm",

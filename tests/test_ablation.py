@@ -10,14 +10,16 @@ from PIL import Image
 from test_tools import run_tool
 
 from transavs import AVSInputError
-from transavs.engine.ablation import collect, draw_runs, plan, tabulate_runs, write_tables
+from transavs.engine.ablation import collect, draw_runs, execute, plan, tabulate_runs, write_tables
 
 CPU = REPOSITORY / "configs/ablations/cpu"
 
 
-def write_results(folder: Path, **values: float) -> None:
+def finish(folder: Path, **values: float) -> None:
+    """What a finished run leaves in its folder."""
     folder.mkdir(parents=True)
     (folder / "results.json").write_text(json.dumps(values))
+    (folder / "finished").touch()
 
 
 def test_table_has_means_and_spreads_by_row_and_test_set(tmp_path: Path):
@@ -26,9 +28,9 @@ def test_table_has_means_and_spreads_by_row_and_test_set(tmp_path: Path):
     configs = [REPOSITORY / f"configs/ablations/{name}.yaml" for name in names]
     runs = plan(configs, [1, 2], tmp_path, [])
     assert [run.seed for run in runs] == [1, 1, 1, 2, 2, 2]
-    write_results(tmp_path / "s4_n100_increasing/seed1", J=80.0, F=90.0)
-    write_results(tmp_path / "s4_n100_increasing/seed2", J=82.0, F=90.0)
-    write_results(tmp_path / "ms3_n100_increasing/seed1", J=50.0, F=60.0)
+    finish(tmp_path / "s4_n100_increasing/seed1", J=80.0, F=90.0)
+    finish(tmp_path / "s4_n100_increasing/seed2", J=82.0, F=90.0)
+    finish(tmp_path / "ms3_n100_increasing/seed1", J=50.0, F=60.0)
     values = collect(runs, ["J", "F"])
     header, rows = tabulate_runs(runs, values)
     assert header == ["run", "seeds", *(f"avsbench_{s}_test {m}" for s in ("s4", "ms3") for m in ("J", "F"))]
@@ -64,6 +66,39 @@ def test_every_config_is_checked_before_the_first_run(tmp_path: Path):
     assert list(tmp_path.iterdir()) == []
 
 
+# As a training run that is killed after an evaluation on its way, and going on comes to other results.
+KILLED_ONCE = """\
+import os, signal, sys
+folder = sys.argv[-1]
+stopped = os.path.exists(f"{folder}/results.json")
+with open(f"{folder}/results.json", "w") as file:
+    file.write('{"J": 60.0}' if stopped else '{"J": 20.0}')
+if not stopped:
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_run_that_was_killed_after_an_evaluation_has_not_finished(tmp_path: Path):
+    train_net = tmp_path / "train_net.py"
+    train_net.write_text(KILLED_ONCE)
+    runs = plan([CPU / "ms3_base.yaml"], [1], tmp_path / "runs", [])
+    with pytest.raises(AVSInputError, match=r"ms3_base\.yaml with seed 1 failed"):
+        execute(runs, train_net, jobs=1)
+    assert runs[0].results.exists()
+    assert collect(runs, ["J"]) == {}
+    execute(runs, train_net, jobs=1)
+    (found,) = collect(runs, ["J"]).values()
+    assert found == [60.0]
+    train_net.unlink()
+    execute(runs, train_net, jobs=1)  # finished, so it is not run
+
+    runs[0].results.unlink()  # to have it done again
+    train_net.write_text(KILLED_ONCE)
+    with pytest.raises(AVSInputError, match="failed"):
+        execute(runs, train_net, jobs=1)
+    assert collect(runs, ["J"]) == {}
+
+
 @pytest.mark.slow
 def test_stopped_where_it_was_it_goes_on(tiny_datasets: Path, tmp_path: Path):
     arguments = ["tools/run_ablations.py", "--configs", CPU / "ms3_base.yaml", CPU / "ms3_decoder_1.yaml"]
@@ -85,7 +120,7 @@ def test_stopped_where_it_was_it_goes_on(tiny_datasets: Path, tmp_path: Path):
 @pytest.mark.slow
 def test_a_run_that_fails_is_named_and_the_others_are_kept(tmp_path: Path):
     arguments = ["tools/run_ablations.py", "--configs", CPU / "ms3_base.yaml", CPU / "ms3_decoder_1.yaml", "--seeds", 1]
-    write_results(tmp_path / "ms3_decoder_1/seed1", J=1.5, F=2.5)
+    finish(tmp_path / "ms3_decoder_1/seed1", J=1.5, F=2.5)
     done = run_tool(*arguments, "--output", tmp_path, DETECTRON2_DATASETS=str(tmp_path / "nowhere"))
     assert done.returncode == 2
     error = done.stderr.splitlines()[-1]

@@ -1,7 +1,10 @@
 """Scores at full size by looking at few queries equal those of all masks enlarged."""
 
+from unittest.mock import Mock
+
 import pytest
 import torch
+from detectron2.modeling import build_model
 from torch.nn import functional as F
 
 from transavs.modeling.class_scores import class_scores, corner_weights, enlarged_class_scores, may_exceed
@@ -50,3 +53,15 @@ def test_no_query_that_exceeds_another_at_a_pixel_is_left_out(spread: float):
     assert exceeds.any()
     assert not (exceeds & ~marked).any()
     assert spread > 100 or marked.float().mean() < 0.9  # else nothing would be saved
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_cpus_alone_take_the_short_cut(tiny_cfg, monkeypatch: pytest.MonkeyPatch, device: str):
+    """Its gain is a CPU's; "meta" stands for any accelerator, none of which is here."""
+    ways = {name: Mock() for name in ("class_scores", "enlarged_class_scores")}
+    for name, way in ways.items():
+        monkeypatch.setattr(f"transavs.modeling.transavs.{name}", way)
+    logits, masks = torch.zeros(3, 5, 2, device=device), torch.zeros(3, 5, 8, 8, device=device)
+    build_model(tiny_cfg).full_scores(logits, masks, (32, 32))
+    assert ways["enlarged_class_scores"].called is (device == "cpu")
+    assert ways["class_scores"].called is (device != "cpu")

@@ -3,6 +3,7 @@
 import sys
 import zipfile
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from transavs.clip_scorer import ClipFormat, ModelScorer
 from transavs.config import load_config
 from transavs.data.audio import SAMPLE_RATE
 from transavs.export import export_model, largest_difference, random_clips
-from transavs.exported_scorers import OnnxScorer, ProgramScorer, load_scorer
+from transavs.exported_scorers import FORMAT_KEY, OnnxScorer, ProgramScorer, load_scorer
 from transavs.modeling.transavs import TransAVS
 
 CLASSES = ("background", "dog", "guitar", "tuba")
@@ -211,6 +212,27 @@ def test_a_device_that_onnx_runtime_lacks(tmp_path: Path):
     (tmp_path / "some.onnx").touch()
     with pytest.raises(AVSInputError, match="ONNX Runtime has no XPUExecutionProvider here: choose the device cpu"):
         load_scorer(tmp_path / "some.onnx", "xpu")
+
+
+@pytest.mark.parametrize("offered", [["Azure"], ["Tensorrt", "CUDA"]], ids=" ".join)
+@pytest.mark.parametrize("has_gpu", [False, True])
+def test_by_default_onnx_runtime_chooses_the_device(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, offered: list[str], has_gpu: bool
+):
+    """A GPU that it can use, whatever PyTorch has; what the extra installs can use none."""
+    (tmp_path / "some.onnx").touch()
+    runtime = Mock()
+    runtime.get_available_providers.return_value = [f"{name}ExecutionProvider" for name in (*offered, "CPU")]
+    metadata = {FORMAT_KEY: ClipFormat(5, 32, "RGB", CLASSES, False).to_json()}
+    runtime.InferenceSession.return_value.get_modelmeta.return_value.custom_metadata_map = metadata
+    monkeypatch.setitem(sys.modules, "onnxruntime", runtime)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: has_gpu)
+    AVSPredictor.from_checkpoint(tmp_path / "some.onnx")
+    chosen = [f"{name}ExecutionProvider" for name in ("CUDA", "CPU") if name in (*offered, "CPU")]
+    assert runtime.InferenceSession.call_args.kwargs["providers"] == chosen
+    if "CUDA" not in offered:
+        with pytest.raises(AVSInputError, match="ONNX Runtime has no CUDAExecutionProvider here: choose the device cp"):
+            AVSPredictor.from_checkpoint(tmp_path / "some.onnx", device="cuda")
 
 
 @pytest.mark.slow

@@ -14,14 +14,17 @@ from transavs.errors import AVSInputError, one_line
 from transavs.modeling.base import check_device
 
 FORMAT_KEY = "clip_format"  # under which both kinds of files hold the ClipFormat
+PROVIDERS = ("CUDAExecutionProvider", "CPUExecutionProvider")  # of ONNX Runtime, best first
 
 
-def load_scorer(path: str | Path, device: str | torch.device, config_file: str | Path | None = None) -> ClipScorer:
+def load_scorer(
+    path: str | Path, device: str | torch.device | None = None, config_file: str | Path | None = None
+) -> ClipScorer:
     """A model from a file: .pt2 and .onnx as exported, anything else as a checkpoint.
 
     Args:
         path: of the file.
-        device: to run it on.
+        device: to run it on; None for a GPU where there is one, and for .onnx where ONNX Runtime can use it, else CPU.
         config_file: in place of the config that a checkpoint carries.
 
     Raises:
@@ -31,7 +34,7 @@ def load_scorer(path: str | Path, device: str | torch.device, config_file: str |
     loaders = {".pt2": ProgramScorer.from_file, ".onnx": OnnxScorer.from_file}
     loader = loaders.get(Path(path).suffix)
     if loader is None:
-        return ModelScorer.from_checkpoint(path, device, config_file)
+        return ModelScorer.from_checkpoint(path, device or default_device(), config_file)
     if config_file is not None:
         raise AVSInputError(f"{path} is an exported model and takes no config: leave {config_file} out")
     if not Path(path).is_file():
@@ -44,6 +47,11 @@ def load_scorer(path: str | Path, device: str | torch.device, config_file: str |
         raise AVSInputError(
             f"{path} cannot be read as an exported model ({one_line(error)}): write it with tools/export_model.py"
         ) from error
+
+
+def default_device() -> str:
+    """Where PyTorch runs a model that nobody has named a device for."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def require(package: str) -> Any:
@@ -70,10 +78,11 @@ class ProgramScorer(ClipScorer):
         self.module = move_to_device_pass(program, self.device).module(check_guards=False)
 
     @classmethod
-    def from_file(cls, path: str | Path, device: str | torch.device) -> "ProgramScorer":
+    def from_file(cls, path: str | Path, device: str | torch.device | None) -> "ProgramScorer":
         # Here, for the sake of versions of PyTorch that run all the rest and have no such archives.
         from transavs.program_check import refuse_code
 
+        device = device or default_device()
         check_device(device)
         refuse_code(path)
         found = {FORMAT_KEY: ""}
@@ -98,16 +107,18 @@ class OnnxScorer(ClipScorer):
         self.session, self.format = session, clip_format
 
     @classmethod
-    def from_file(cls, path: str | Path, device: str | torch.device) -> "OnnxScorer":
+    def from_file(cls, path: str | Path, device: str | torch.device | None) -> "OnnxScorer":
         runtime = require("onnxruntime")
-        provider = f"{torch.device(device).type.upper()}ExecutionProvider"
-        if provider not in runtime.get_available_providers():
+        offered = runtime.get_available_providers()
+        providers = [f"{torch.device(device).type.upper()}ExecutionProvider"] if device else list(PROVIDERS)
+        usable = [provider for provider in providers if provider in offered]
+        if not usable:
             raise AVSInputError(
-                f"ONNX Runtime has no {provider} here: choose the device cpu, or install onnxruntime-gpu"
+                f"ONNX Runtime has no {providers[0]} here: choose the device cpu, or install onnxruntime-gpu"
             )
         options = runtime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
-        session = runtime.InferenceSession(str(path), options, providers=[provider])
+        session = runtime.InferenceSession(str(path), options, providers=usable)
         return cls(session, read_format(session.get_modelmeta().custom_metadata_map, path))
 
     def __call__(self, images: Tensor, log_mel: Tensor) -> Tensor:

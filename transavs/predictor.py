@@ -78,15 +78,14 @@ class AVSPredictor:
         """
         Args:
             path: of a checkpoint of ``tools/train_net.py``, or of what ``tools/export_model.py`` has written.
-            device: such as "cuda"; a GPU is taken by default where there is one.
+            device: such as "cuda"; by default as :func:`transavs.exported_scorers.load_scorer` chooses.
             config_file: for weights that carry no config, such as converted ones.
             options: of the constructor.
 
         Raises:
             AVSInputError: the file is missing or no such model.
         """
-        chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        return cls(load_scorer(path, chosen, config_file), **options)
+        return cls(load_scorer(path, device, config_file), **options)
 
     def predict_video(
         self, source: str | Path | BinaryIO | Video, rate: float = 1.0, sound: Iterable[np.ndarray] | None = None

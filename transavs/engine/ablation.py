@@ -24,6 +24,8 @@ from transavs.figures.charts import draw_bars
 from transavs.figures.runs import read_results
 from transavs.files import write_file
 
+FINISHED_NAME = "finished"  # an empty file in a run's folder
+
 
 @dataclass(frozen=True)
 class Run:
@@ -37,6 +39,15 @@ class Run:
     @property
     def results(self) -> Path:
         return self.output / RESULTS_NAME
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether its process has ended well; results alone may be those of an evaluation in the middle of training."""
+        return self._mark.exists() and self.results.exists()
+
+    @property
+    def _mark(self) -> Path:
+        return self.output / FINISHED_NAME
 
     @property
     def row(self) -> str:
@@ -54,9 +65,10 @@ class Run:
         Raises:
             AVSInputError: the process failed; its log is named.
         """
-        if self.results.exists():
+        if self.is_finished:
             return
         self.output.mkdir(parents=True, exist_ok=True)
+        self._mark.unlink(missing_ok=True)
         command = [sys.executable, str(train_net), "--config-file", str(self.config), "--resume", *self.overrides]
         command += ["SEED", str(self.seed), "OUTPUT_DIR", str(self.output)]
         log = self.output / "output.txt"
@@ -67,6 +79,7 @@ class Run:
         if done.returncode:
             last = (log.read_text().strip().splitlines() or ["no output"])[-1]
             raise AVSInputError(f"{self.config} with seed {self.seed} failed ({last}): see {log}, then run this again")
+        write_file(self._mark, "")
 
 
 def plan(configs: Sequence[Path], seeds: Sequence[int], output: Path, overrides: Sequence[str]) -> list[Run]:
@@ -110,7 +123,7 @@ def collect(runs: Sequence[Run], metrics: Sequence[str]) -> Values:
     """
     values: Values = {}
     for run in runs:
-        if run.results.exists():
+        if run.is_finished:
             test_set = load_config(run.config, run.overrides).DATASETS.TEST[0]
             found = read_results(run.output, test_set)
             for metric in metrics:

@@ -1,13 +1,16 @@
 """detectron2 hooks of transavs."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from detectron2.engine import HookBase
+from detectron2.engine.hooks import PreciseBN
 from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
 from PIL import Image
+from torch import nn
 
 from transavs.modeling.criterion import AVSCriterion
 
@@ -58,6 +61,26 @@ class ThresholdSchedule(HookBase):
             delta = threshold_at(self.trainer.iter, start, end, self._steps, self._period)
             setattr(self._criterion, name, delta)
             self.trainer.storage.put_scalar(name, delta, smoothing_hint=False)
+
+
+class PreciseStatistics(PreciseBN):
+    """detectron2's precise statistics of batch norms, of the same clips each time.
+
+    detectron2's own goes on with other clips, and which those are depends on when a run was stopped.
+    """
+
+    def __init__(self, period: int, model: nn.Module, make_loader: Callable[[], Any], num_iter: int):
+        """
+        Args:
+            period, model, num_iter: as detectron2's.
+            make_loader: gives a loader of training that stands at its beginning.
+        """
+        super().__init__(period, model, None, num_iter)
+        self._make_loader = make_loader
+
+    def update_stats(self) -> None:
+        self._data_iter = iter(self._make_loader())
+        super().update_stats()
 
 
 class FigureLogger(HookBase):

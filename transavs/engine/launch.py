@@ -9,6 +9,8 @@ import torch.distributed as dist
 from detectron2.engine import launch as launch_with_detectron2
 from detectron2.utils import comm
 
+from transavs.config import load_config
+
 
 def started_by_torchrun() -> bool:
     """Whether this process is one of several that torchrun (or another elastic launcher) has started."""
@@ -18,9 +20,12 @@ def started_by_torchrun() -> bool:
 def launch(main: Callable[[Namespace], None], args: Namespace) -> None:
     """Run ``main(args)`` in all processes of the run.
 
-    Under torchrun the processes are there already, on GPUs (NCCL) or CPUs (gloo), on one machine or several, and
-    ``--num-gpus``, ``--num-machines``, ``--machine-rank`` and ``--dist-url`` are not needed. Otherwise detectron2's
-    launcher starts ``--num-gpus`` processes here; it needs a GPU for each.
+    Under torchrun the processes are there already, on one machine or several, and talk by NCCL where MODEL.DEVICE is a
+    GPU, else by gloo; ``--num-gpus``, ``--num-machines``, ``--machine-rank`` and ``--dist-url`` are not needed.
+    Otherwise detectron2's launcher starts ``--num-gpus`` processes here; it needs a GPU for each.
+
+    Raises:
+        AVSInputError: the config that ``args`` name cannot be loaded.
     """
     flush_subnormal_numbers()
     if not started_by_torchrun():
@@ -33,7 +38,8 @@ def launch(main: Callable[[Namespace], None], args: Namespace) -> None:
             args=(args,),
         )
         return
-    on_gpu = torch.cuda.is_available()
+    device = load_config(args.config_file, args.opts).MODEL.DEVICE
+    on_gpu = device.startswith("cuda") and torch.cuda.is_available()  # main tells of one that is not there
     if on_gpu:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     dist.init_process_group("nccl" if on_gpu else "gloo")

@@ -5,6 +5,7 @@ import shutil
 import weakref
 from collections import OrderedDict
 from collections.abc import Collection, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog, build_detection_test_loader, get_detection_dataset_dicts
 from detectron2.engine import DefaultTrainer, HookBase, TrainerBase, create_ddp_model
+from detectron2.engine.hooks import PreciseBN
 from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators, inference_on_dataset, print_csv_format
 from detectron2.projects.deeplab import build_lr_scheduler
 from detectron2.utils import comm
@@ -23,7 +25,7 @@ from transavs.data.audio_conditions import AUDIO_CONDITIONS, NEGATIVE_AUDIO, Neg
 from transavs.data.dataset_mapper import AVSDatasetMapper
 from transavs.data.train_loader import DrawnClips, build_train_loader
 from transavs.engine.guarded_trainer import GuardedTrainer
-from transavs.engine.hooks import FigureLogger, RandomNumbersByIteration, ThresholdSchedule
+from transavs.engine.hooks import FigureLogger, PreciseStatistics, RandomNumbersByIteration, ThresholdSchedule
 from transavs.engine.solver import build_optimizer
 from transavs.errors import AVSInputError
 from transavs.evaluation.avs_evaluator import AVSEvaluator
@@ -56,7 +58,7 @@ class AVSTrainer(DefaultTrainer):
         self._random_numbers = RandomNumbersByIteration(seed)
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
-        loader = self.build_train_loader(cfg, seed)
+        loader = self.build_train_loader(cfg)
         # The model moves its inputs itself, so the device need not be told; on CPUs it must not.
         model = create_ddp_model(model, broadcast_buffers=False, device_ids=None)
         self._trainer = GuardedTrainer(
@@ -94,8 +96,7 @@ class AVSTrainer(DefaultTrainer):
         if changes := version_changes(found.get("versions", {})):
             logging.getLogger(__name__).warning("the run began with other versions (%s)", ", ".join(changes))
         self.start_iter = self.iter + 1
-        loader = self.build_train_loader(self.cfg, self._random_numbers.seed, self.start_iter)
-        self._replace_train_loader(loader)
+        self._replace_train_loader(self.build_train_loader(self.cfg, self.start_iter))
 
     @property
     def _bare_model(self) -> Any:
@@ -117,6 +118,7 @@ class AVSTrainer(DefaultTrainer):
 
     def build_hooks(self) -> list[HookBase]:
         hooks = [self._random_numbers, *super().build_hooks()]
+        hooks = [self._precise_statistics() if isinstance(hook, PreciseBN) else hook for hook in hooks]
         # Before the writers, which detectron2 puts last on the main process.
         hooks.insert(-1, FigureLogger(Path(self.cfg.OUTPUT_DIR) / FIGURE_NAME))
         criterion = getattr(self._bare_model, "criterion", None)
@@ -132,15 +134,23 @@ class AVSTrainer(DefaultTrainer):
             hooks.insert(0, schedule)
         return hooks
 
+    def _precise_statistics(self) -> PreciseStatistics:
+        cfg = self.cfg.clone()
+        cfg.defrost()
+        cfg.DATALOADER.NUM_WORKERS = 0  # as detectron2 has it, to save memory
+        settings = cfg.TEST
+        loader = partial(self.build_train_loader, cfg)
+        return PreciseStatistics(settings.EVAL_PERIOD, self.model, loader, settings.PRECISE_BN.NUM_ITER)
+
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:
         model: nn.Module = super().build_model(cfg)
         checkpoint_modules(model, cfg.MODEL.CHECKPOINT_MODULES)
         return model
 
-    @classmethod
-    def build_train_loader(cls, cfg: CfgNode, seed: int, start_iter: int = 0) -> Any:
-        """Loader of DATASETS.TRAIN that goes on where iteration ``start_iter`` of a run with this seed stands."""
+    def build_train_loader(self, cfg: CfgNode, start_iter: int = 0) -> Any:
+        """Loader of DATASETS.TRAIN, with this run's seed, that goes on where iteration ``start_iter`` stands."""
+        seed = self._random_numbers.seed
         dataset = get_detection_dataset_dicts(cfg.DATASETS.TRAIN, filter_empty=False)
         share, kinds = cfg.INPUT.NEGATIVE_AUDIO_PROB, cfg.INPUT.NEGATIVE_AUDIO
         negative_audio = NegativeAudio(dataset, kinds, share) if share > 0 else None

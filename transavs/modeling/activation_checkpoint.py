@@ -2,12 +2,14 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from copy import deepcopy
 from fnmatch import fnmatch
 from functools import partial
 from itertools import accumulate
 from typing import Any
 
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from transavs.errors import AVSInputError
@@ -52,11 +54,12 @@ def _contexts(module: nn.Module) -> tuple[AbstractContextManager[None], Abstract
 @contextmanager
 def _kept_statistics(module: nn.Module) -> Iterator[None]:
     """Within it, batch norms do not take what they see into their running statistics: they have seen it before."""
-    momenta = {norm: norm.momentum for norm in module.modules() if isinstance(norm, nn.BatchNorm2d)}
-    for norm in momenta:
-        norm.momentum = 0.0
+    norms = [norm for norm in module.modules() if isinstance(norm, _BatchNorm)]
+    kept = {norm: (norm.momentum, norm.num_batches_tracked) for norm in norms}
+    for norm, (_, number) in kept.items():
+        norm.momentum, norm.num_batches_tracked = 0.0, deepcopy(number)  # which is counted up in place
     try:
         yield
     finally:
-        for norm, momentum in momenta.items():
-            norm.momentum = momentum
+        for norm, (momentum, number) in kept.items():
+            norm.momentum, norm.num_batches_tracked = momentum, number

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import accumulate, pairwise, takewhile
 from typing import Any
 
 import timm
@@ -78,7 +78,8 @@ class TimmBackbone(Backbone):
             frozen_stages: leading stages, with what comes before them, that are not trained.
 
         Raises:
-            AVSInputError: timm has no such model, or the weights cannot be loaded.
+            AVSInputError: timm has no such model, or none with stages to give or to freeze, or the weights cannot be
+                loaded.
         """
         super().__init__()
         options: dict[str, Any] = {"in_chans": in_channels}
@@ -99,7 +100,8 @@ class TimmBackbone(Backbone):
         info = self.body.feature_info
         if len(set(info.reduction())) < len(info.reduction()):
             raise AVSInputError(f"MODEL.TIMM.NAME: {name!r} gives no pyramid of features: choose a model with stages")
-        self._channels_last = self.body.output_fmt == Format.NHWC
+        # EfficientNet and MobileNet do not name their layout, which is the usual one.
+        self._channels_last = getattr(self.body, "output_fmt", Format.NCHW) == Format.NHWC
         self._names = [f"res{int(math.log2(stride))}" for stride in info.reduction()]
         self._shapes = {
             feature: ShapeSpec(channels=channels, stride=stride)
@@ -107,13 +109,23 @@ class TimmBackbone(Backbone):
             if feature in out_features
         }
         stages = [stage for stage, s in zip(info.module_name(), info.reduction(), strict=True) if s >= FINEST_STRIDE]
-        self._freeze(stages[:frozen_stages])
+        self._freeze(name, stages[:frozen_stages])
 
-    def _freeze(self, stages: list[str]) -> None:
+    def _freeze(self, model: str, stages: list[str]) -> None:
         """Stop training of everything up to the last of ``stages``; its batch norms keep their statistics."""
-        if stages:
-            children = [name for name, _ in self.body.named_children()]
-            freeze(self.body, children[: children.index(stages[-1].replace(".", "_")) + 1])
+        if not stages:
+            return
+        modules = dict(self.body.named_modules())
+        flat = stages[-1].replace(".", "_")  # as timm names what it takes out of a list; some models keep theirs
+        last = flat if flat in modules else stages[-1]
+        if last not in modules:
+            raise AVSInputError(f"MODEL.TIMM.NAME: {model!r} does not show its stages: set FROZEN_STAGES to 0")
+        frozen = [last]
+        for path in accumulate(last.split("."), "{}.{}".format):
+            parent, _, child = path.rpartition(".")
+            before = takewhile(child.__ne__, dict(modules[parent].named_children()))
+            frozen += [f"{parent}.{other}".removeprefix(".") for other in before]
+        freeze(self.body, frozen)
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict[str, Any]:
