@@ -34,7 +34,7 @@ def tiny_datasets(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("datasets")
     for source in SOURCES:
         clips = {"train": 4, "val": 2, "test": 3}
-        write_synthetic(root, sorted(LAYOUTS), clips, size=40, source=source, seed=3)
+        write_synthetic(root, sorted(LAYOUTS), clips, size=40, source=source, difficulty="easy", seed=3)
     return root
 
 

@@ -89,6 +89,25 @@ def test_every_frame_and_mask_is_flipped_alike(ms3_records: list[dict]):
     assert torch.equal(flipped["log_mel"], plain["log_mel"])
 
 
+def test_training_draws_some_of_the_labeled_frames_with_their_own_masks(tiny_cfg, ms3_records: list[dict]):
+    tiny_cfg.INPUT.RANDOM_FLIP = "none"
+    whole = AVSDatasetMapper(tiny_cfg, is_train=True)(ms3_records[0])
+    tiny_cfg.INPUT.TRAIN_FRAMES = 2
+    mapper, seen = AVSDatasetMapper(tiny_cfg, is_train=True), set()
+    for seed in range(20):
+        torch.manual_seed(seed)
+        clip = mapper(ms3_records[0])
+        frames = clip["labeled_frames"]
+        assert frames.tolist() == sorted(set(frames.tolist()))
+        for name in ("masks", "objects"):
+            assert torch.equal(clip[name], whole[name][frames])
+        assert torch.equal(clip["images"], whole["images"])
+        seen.add(tuple(frames.tolist()))
+    assert len(seen) > 5
+    assert {len(frames) for frames in seen} == {2}
+    assert len(AVSDatasetMapper(tiny_cfg, is_train=False)(ms3_records[0])["masks"]) == 5
+
+
 @pytest.mark.parametrize("mode", ["1", "L", "P", "RGB"])
 def test_masks_of_every_mode_read_alike(tmp_path: Path, mode: str):
     mask = np.zeros((6, 8), dtype=np.uint8)

@@ -89,6 +89,9 @@ def _add_data_config(cfg: CN) -> None:
     cfg.INPUT.NUM_FRAMES = 5
     # Side of the square network input in pixels; scoring is done at the masks' own size.
     cfg.INPUT.IMAGE_SIZE = 224
+    # Labeled frames that training draws from each clip, 0 = all of them. The frames of a clip are much alike: a few of
+    # many clips teach more than all of a few.
+    cfg.INPUT.TRAIN_FRAMES = 0
     # Objects, connected parts of one class, that are told apart in a frame's ground truth: the largest ones.
     cfg.INPUT.MAX_OBJECTS = 8
     # Share of training clips whose audio is replaced and whose target is emptied, and by what, in equal parts:

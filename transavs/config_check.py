@@ -27,6 +27,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "SEED": (-1, LARGEST_SEED),
     "INPUT.NUM_FRAMES": (1, math.inf),
     "INPUT.IMAGE_SIZE": (SMALLEST_IMAGE, MAX_SIDE),
+    "INPUT.TRAIN_FRAMES": (0, math.inf),
     "INPUT.MAX_OBJECTS": (1, math.inf),
     "INPUT.NEGATIVE_AUDIO_PROB": (0, 1),
     "TEST.SCORE_SIZE": (0, MAX_SIDE),

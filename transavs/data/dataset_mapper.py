@@ -44,6 +44,7 @@ class AVSDatasetMapper:
         num_classes: int,
         max_objects: int,
         score_size: int,
+        train_frames: int = 0,
         negative_audio: NegativeAudio | None = None,
         cache: TensorCache | None = None,
     ):
@@ -56,6 +57,7 @@ class AVSDatasetMapper:
             num_classes: K; masks with other class ids are refused.
             max_objects: see :func:`transavs.data.images.connected_objects`.
             score_size: H and W when testing; 0 = the clip's own.
+            train_frames: L when training, drawn from the frames that have masks; 0 = all of them.
             negative_audio: replaces the audio of some clips, and empties their masks. What replaces it is not
                 cached: noise is never the same again.
             cache: keeps what does not depend on chance, see :meth:`decode`; nothing else changes with it.
@@ -68,6 +70,7 @@ class AVSDatasetMapper:
         self.num_classes = num_classes
         self.max_objects = max_objects
         self.score_size = score_size
+        self.train_frames = train_frames
         self.negative_audio = negative_audio
         self.cache = cache
         mask_size = "resized" if is_train else score_size
@@ -88,6 +91,7 @@ class AVSDatasetMapper:
             "num_classes": cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES,
             "max_objects": cfg.INPUT.MAX_OBJECTS,
             "score_size": cfg.TEST.SCORE_SIZE,
+            "train_frames": cfg.INPUT.TRAIN_FRAMES,
             "negative_audio": negative_audio,
             "cache": build_clip_cache(cfg),
         }
@@ -106,11 +110,14 @@ class AVSDatasetMapper:
             clip |= replaced
             masks = np.zeros_like(masks)
         if self.is_train:
+            if 0 < self.train_frames < len(masks):
+                drawn = torch.randperm(len(masks))[: self.train_frames].sort().values.numpy()
+                masks, clip["labeled_frames"] = masks[drawn], np.take(clip["labeled_frames"], drawn)
             objects = [connected_objects(mask, self.max_objects) for mask in masks]
             clip["objects"] = torch.from_numpy(np.stack(objects))
         clip["images"] = torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
         clip["masks"] = torch.from_numpy(masks)
-        clip["labeled_frames"] = torch.tensor(clip["labeled_frames"], dtype=torch.int64)
+        clip["labeled_frames"] = torch.as_tensor(clip["labeled_frames"], dtype=torch.int64)
         clip["log_mel"] = decoded["log_mel"] if replaced is None else _log_mel(clip)
         height, width = decoded["size"].tolist()
         return clip | {"height": height, "width": width}
