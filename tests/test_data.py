@@ -90,7 +90,7 @@ def test_every_frame_and_mask_is_flipped_alike(ms3_records: list[dict]):
 
 
 def test_training_draws_some_of_the_labeled_frames_with_their_own_masks(tiny_cfg, ms3_records: list[dict]):
-    tiny_cfg.INPUT.RANDOM_FLIP = "none"
+    tiny_cfg.INPUT.RANDOM_FLIP, tiny_cfg.INPUT.TRAIN_FRAMES = "none", 0
     whole = AVSDatasetMapper(tiny_cfg, is_train=True)(ms3_records[0])
     tiny_cfg.INPUT.TRAIN_FRAMES = 2
     mapper, seen = AVSDatasetMapper(tiny_cfg, is_train=True), set()

@@ -34,6 +34,7 @@ def make_decoder(**changes) -> AudioQueryDecoder:
         "num_seconds": 5,
         "query_mode": "frame",
         "audio_context": 0,
+        "content_std": 0.3,
         "enc_layers": 1,
         "dec_layers": 3,
         "num_levels": 3,
@@ -132,7 +133,7 @@ def test_audio_windows():
 
 
 def test_eq_1_mixes_the_seconds_with_w1():
-    decoder = make_decoder(query_mode="clip", enc_layers=0)
+    decoder = make_decoder(query_mode="clip", enc_layers=0, content_std=0.0)
     audio = torch.randn(2, 5, 10)
     projected = decoder.audio_projection(audio)
     expected = torch.stack([decoder.query_mixer.weight @ clip for clip in projected])  # W_1 F_a per clip
@@ -166,6 +167,27 @@ def test_layers_take_the_levels_in_turn():
             changed = [f + 1 if i == level else f for i, f in enumerate(pyramid)]
             same = torch.allclose(decoder(mask_features, changed, audio)["pred_logits"], plain)
             assert same is (level not in used)
+
+
+@pytest.mark.parametrize("hidden_dim", [16, 256])
+@pytest.mark.parametrize("layers", [(1, 3), (3, 9)])
+def test_mask_logits_start_unsaturated_whatever_the_width_and_depth(hidden_dim: int, layers: tuple[int, int]):
+    decoder = make_decoder(
+        hidden_dim=hidden_dim, conv_dim=hidden_dim, num_queries=20, enc_layers=layers[0], dec_layers=layers[1]
+    )
+    features = [torch.randn(4, hidden_dim, size, size).relu() for size in (1, 2, 4, 16)]
+    outputs = decoder(features[-1], features[:-1], torch.rand(1, 4, 10))
+    assert 0.2 < outputs["pred_masks"].std() < 2
+    saturated = (outputs["pred_masks"].sigmoid() - 0.5).abs() > 0.49
+    assert saturated.float().mean() < 0.001
+
+
+def test_queries_with_content_of_their_own_span_more_than_one_direction():
+    audio = torch.rand(1, 5, 10)
+    for content_std, least, most in ((0.0, 0.99, 1.01), (0.3, 0.1, 0.9)):
+        queries = make_decoder(num_queries=30, content_std=content_std, enc_layers=0).audio_queries(audio)[2]
+        strengths = torch.linalg.svdvals(queries).square()
+        assert least < strengths[0] / strengths.sum() < most
 
 
 def test_sine_positions_differ_and_have_unit_range():
@@ -276,6 +298,7 @@ def test_mixed_precision_gives_nearly_the_same_losses(tiny_cfg, ms3_records: lis
 
 
 def test_only_labelled_frames_take_part_in_training(tiny_cfg, ms3_records: list[dict]):
+    tiny_cfg.INPUT.TRAIN_FRAMES = 0
     model = build_model(tiny_cfg).train()
     clips = load_clips(tiny_cfg, ms3_records, is_train=True)
     for clip in clips:

@@ -172,6 +172,8 @@ def _add_query_config(cfg: CN) -> None:
     cfg.MODEL.TRANSAVS.QUERY_MODE = "frame"
     # Seconds on each side of the frame's own that "frame" sees.
     cfg.MODEL.TRANSAVS.AUDIO_CONTEXT = 0
+    # Deviation at the start of the learned content that each query adds to what it hears; 0 leaves it out, as eq. (1).
+    cfg.MODEL.TRANSAVS.QUERY_CONTENT_STD = 0.3
     # Predict and apply the segmentation losses after every decoder layer.
     cfg.MODEL.TRANSAVS.DEEP_SUPERVISION = True
 
@@ -194,9 +196,9 @@ def _add_criterion_config(cfg: CN) -> None:
     # Weights of the focal and Dice loss of a query's own mask, with the rules that give it one.
     cfg.MODEL.TRANSAVS.QUERY_MASK_WEIGHT = 5.0
     cfg.MODEL.TRANSAVS.QUERY_DICE_WEIGHT = 5.0
-    # Weight and temperature of the contrastive loss between sounding objects and sounds, transavs/modeling/alignment.py;
-    # weight 0 leaves it out, as the paper does.
-    cfg.MODEL.TRANSAVS.ALIGNMENT_WEIGHT = 2.0
+    # Weight, per decoder layer with losses, and temperature of the contrastive loss between sounding objects and sounds,
+    # transavs/modeling/alignment.py; weight 0 leaves it out, as the paper does.
+    cfg.MODEL.TRANSAVS.ALIGNMENT_WEIGHT = 1.0
     cfg.MODEL.TRANSAVS.ALIGNMENT_TEMPERATURE = 0.1
     # d_0 of eq. (10), and what is added to squared distances before their reciprocal is taken.
     cfg.MODEL.TRANSAVS.AQDL_DISTANCE = 1.0

@@ -58,6 +58,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "MODEL.TRANSAVS.DIM_FEEDFORWARD": (1, math.inf),
     "MODEL.TRANSAVS.DROPOUT": (0, 1),
     "MODEL.TRANSAVS.AUDIO_CONTEXT": (0, math.inf),
+    "MODEL.TRANSAVS.QUERY_CONTENT_STD": (0, math.inf),
     "MODEL.TRANSAVS.LOSS_STRIDE": (1, math.inf),
     "MODEL.TRANSAVS.QUERIES_PER_OBJECT": (1, math.inf),
     "MODEL.TRANSAVS.ALIGNMENT_WEIGHT": (0, math.inf),

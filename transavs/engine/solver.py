@@ -9,7 +9,7 @@ from detectron2.solver.build import get_default_optimizer_params, maybe_add_grad
 from torch import nn
 
 FULL_MODEL = "full_model"
-NO_DECAY = ("query_positions", "level_embedding")
+NO_DECAY = ("query_content", "query_positions", "level_embedding")
 
 
 class ClippedAdamW(torch.optim.AdamW):

@@ -234,8 +234,9 @@ class AVSCriterion(nn.Module):
             losses |= {f"{name}_{number}": value for name, value in named.items()}
         share = share_of_frames(len(masks), masks.device)
         losses = {name: share * value for name, value in losses.items()}
-        if self.alignment is not None:  # of all ranks together
-            losses["loss_alignment"] = self.alignment(outputs["mask_features"], outputs["audio"], truth.objects)
+        if self.alignment is not None:  # of all ranks together, and as heavy beside many layers' losses as beside few
+            alignment = self.alignment(outputs["mask_features"], outputs["audio"], truth.objects)
+            losses["loss_alignment"] = (1 + len(outputs.get("aux_outputs", []))) * alignment
         return {name: self.weights[name.rstrip("_0123456789")] * value for name, value in losses.items()}
 
     def ground_truth(self, masks: Tensor, objects: Tensor, size: Sequence[int]) -> GroundTruth:

@@ -25,6 +25,7 @@ Query decoders. The registered object is called with ``obj(cfg, audio_dim)`` and
 """
 
 QUERY_MODES = ("clip", "frame")
+RESIDUAL_GAIN = 0.1  # of what a layer adds to its queries, at the start of training
 
 
 def build_query_decoder(cfg: CfgNode, audio_dim: int) -> nn.Module:
@@ -85,6 +86,10 @@ class AttentionLayer(nn.Module):
         for parameter in self.parameters():
             if parameter.ndim > 1:
                 nn.init.xavier_uniform_(parameter)
+        # At the start a layer hands its queries on nearly as they are, so that a deep stack learns as a shallow one does.
+        for branch_end in (self.attention.out_proj, self.feedforward[-1]):
+            nn.init.xavier_uniform_(branch_end.weight, gain=RESIDUAL_GAIN)
+            nn.init.zeros_(branch_end.bias)
 
     def forward(self, queries: Tensor, query_positions: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         """queries (F, N, d), their positions (N, d), keys and values (F, M, d) -> (F, N, d)."""
@@ -109,6 +114,7 @@ class AudioQueryDecoder(nn.Module):
         num_seconds: int,
         query_mode: str,
         audio_context: int,
+        content_std: float,
         enc_layers: int,
         dec_layers: int,
         num_levels: int,
@@ -127,6 +133,7 @@ class AudioQueryDecoder(nn.Module):
             num_seconds: of the longest clip that ``query_mode`` "clip" mixes.
             query_mode: see :func:`audio_windows`.
             audio_context: seconds on each side of the frame's own that "frame" mixes.
+            content_std: deviation at the start of the learned content that each query adds to the sound; 0: none.
             enc_layers, dec_layers: N_1 and N_2.
             num_levels: image features to attend to in round robin, eq. (4).
             num_heads, dim_feedforward, dropout: of each attention layer.
@@ -147,6 +154,8 @@ class AudioQueryDecoder(nn.Module):
         if query_mode == "frame":
             with torch.no_grad():  # start from the frame's own second: a random mix of several learns not to listen
                 self.query_mixer.weight[:, torch.arange(self.num_seconds) != audio_context] = 0
+        # What is mixed from one second are multiples of one vector: with content of their own queries can differ.
+        self.query_content = nn.Parameter(content_std * torch.randn(num_queries, hidden_dim)) if content_std else None
         self.query_positions = nn.Parameter(torch.randn(num_queries, hidden_dim))
         self.level_embedding = nn.Parameter(torch.randn(num_levels, hidden_dim))
         options = (hidden_dim, num_heads, dim_feedforward, dropout)
@@ -155,6 +164,8 @@ class AudioQueryDecoder(nn.Module):
         self.classifier = nn.Linear(hidden_dim, num_classes)  # g
         self.mask_projection = nn.Linear(hidden_dim, hidden_dim)  # W_2
         weight_init.c2_xavier_fill(self.mask_projection)
+        with torch.no_grad():  # mask logits are sums of d products: they start at a deviation of about 1, not sqrt(d)
+            self.mask_projection.weight.mul_(hidden_dim**-0.5)
 
     @classmethod
     def from_config(cls, cfg: CfgNode, audio_dim: int) -> dict[str, Any]:
@@ -168,6 +179,7 @@ class AudioQueryDecoder(nn.Module):
             "num_seconds": cfg.INPUT.NUM_FRAMES,
             "query_mode": settings.QUERY_MODE,
             "audio_context": settings.AUDIO_CONTEXT,
+            "content_std": settings.QUERY_CONTENT_STD,
             "enc_layers": settings.ENC_LAYERS,
             "dec_layers": settings.DEC_LAYERS,
             "num_levels": len(head.IN_FEATURES) - 1,
@@ -215,6 +227,8 @@ class AudioQueryDecoder(nn.Module):
         windows = audio_windows(audio, self.query_mode, self.num_seconds)
         windows = self.audio_projection(windows if frames is None else windows[frames])
         queries = self.query_mixer(windows.transpose(1, 2)).transpose(1, 2)
+        if self.query_content is not None:
+            queries = queries + self.query_content
         for layer in self.encoder:
             queries = layer(queries, self.query_positions, queries + self.query_positions, queries)
         return queries
