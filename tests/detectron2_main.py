@@ -29,7 +29,9 @@ MAIN = {
     "detectron2.engine.TrainerBase": "iter storage",
     "detectron2.engine.hooks": "PreciseBN",
     "detectron2.engine.hooks.PreciseBN": "_data_iter update_stats",
-    "detectron2.evaluation": "DatasetEvaluator DatasetEvaluators inference_on_dataset print_csv_format verify_results",
+    "detectron2.evaluation": (
+        "DatasetEvaluator DatasetEvaluators inference_context inference_on_dataset print_csv_format verify_results"
+    ),
     "detectron2.layers": "Conv2d FrozenBatchNorm2d ShapeSpec get_norm",
     "detectron2.layers.FrozenBatchNorm2d": "convert_frozen_batchnorm",
     "detectron2.modeling": (

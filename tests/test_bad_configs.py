@@ -60,6 +60,11 @@ CONFIGS = {
     "config: word for a broken clip": setting("DATALOADER.ON_BROKEN_CLIP", "go", "ON_BROKEN_CLIP holds 'go'", "choose"),
     "config: word for no number": setting("SOLVER.ON_NON_FINITE", "go", "ON_NON_FINITE holds 'go'", "choose from"),
     "config: word for silence": setting("SOLVER.ON_SILENT_BATCH", "go", "ON_SILENT_BATCH holds 'go'", "choose from"),
+    "config: precision": setting("SOLVER.AMP.PRECISION", "half", "AMP.PRECISION holds 'half'", "'bfloat16', 'float16'"),
+    "config: tested in": setting("TEST.PRECISION", "half", "TEST.PRECISION holds 'half'", "choose from 'float32'"),
+    "config: float16 without a GPU": setting(
+        "TEST.PRECISION", "float16", "float16 needs a GPU and the device is 'cpu'", "choose bfloat16"
+    ),
     "config: nothing to train on": setting("DATASETS.TRAIN", "()", "DATASETS.TRAIN is empty", "name a data set"),
     "config: scheduler": setting("SOLVER.LR_SCHEDULER_NAME", "Foo", "LR_SCHEDULER_NAME holds 'Foo'", "choose from"),
     "config: never saved": setting("SOLVER.CHECKPOINT_PERIOD", "0", "CHECKPOINT_PERIOD is 0", "give 1 or more"),

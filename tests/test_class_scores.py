@@ -26,6 +26,17 @@ def test_it_equals_all_masks_enlarged(factor: int, num_classes: int, spread: flo
     torch.testing.assert_close(enlarged_class_scores(logits, masks, factor), expected, rtol=0, atol=3e-5)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_autocast_changes_nothing(dtype: torch.dtype):
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(3, 40, 6, generator=generator).to(dtype)
+    masks = 3 * torch.randn(3, 40, 9, 7, generator=generator).to(dtype)
+    plain, enlarged = class_scores(logits.float(), masks.float()), reference(logits.float(), masks.float(), 4)
+    with torch.autocast("cpu", dtype):
+        torch.testing.assert_close(class_scores(logits, masks), plain)
+        torch.testing.assert_close(enlarged_class_scores(logits, masks, 4), enlarged, rtol=0, atol=3e-5)
+
+
 def test_queries_that_agree_and_queries_that_are_alone():
     masks = torch.randn(2, 1, 6, 6, generator=torch.Generator().manual_seed(1)).expand(-1, 5, -1, -1).clone()
     logits = torch.tensor([[2.0, -1], [2, -1], [2, -1], [2, -1], [-3, 1]]).expand(2, -1, -1)

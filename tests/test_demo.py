@@ -17,6 +17,7 @@ from transavs.data.synthetic_video import write_synthetic_video
 from transavs.data.video import Video
 from transavs.demo.loudness import LoudnessStrip, loudness_levels, loudness_per_second
 from transavs.demo.run import Targets, find_videos, segment_video, segment_videos
+from transavs.modeling.base import AVSModel
 from transavs.predictor import AVSPredictor
 
 
@@ -78,6 +79,24 @@ def test_one_video(run_here, weights: Path, tmp_path: Path):
     assert Video(tmp_path / "o.mp4").duration == pytest.approx(2, abs=0.1)
 
 
+def test_the_network_runs_in_the_given_precision(
+    run_here, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    score_clips, seen = AVSModel.score_clips, []
+
+    def watched(self: AVSModel, *clips: torch.Tensor) -> torch.Tensor:
+        seen.append(torch.is_autocast_enabled("cpu"))
+        return score_clips(self, *clips)
+
+    monkeypatch.setattr(AVSModel, "score_clips", watched)
+    video = make_video(tmp_path / "a.mp4", seconds=1)
+    for name in ("float32", "bfloat16"):
+        given = ("--input", video, "--masks", tmp_path / name, "--weights", weights, "--device", "cpu")
+        assert run_here("tools/demo.py", *given, "--precision", name).returncode == 0
+    assert set(seen[: len(seen) // 2]) == {False}
+    assert set(seen[len(seen) // 2 :]) == {True}
+
+
 def test_a_folder_goes_on_past_a_bad_video_and_leaves_out_what_is_done(run_here, weights: Path, tmp_path: Path):
     folder = tmp_path / "in"
     folder.mkdir()
@@ -136,6 +155,7 @@ def test_a_silent_video_is_said_to_be_silent(run_here, weights: Path, tmp_path: 
         (["--input", "{video}", "--json", "{video}/a.json"], "a.json cannot be written"),
         (["--input", "{video}", "--threshold", "2"], "--threshold is 2.0"),
         (["--input", "{video}", "--weights", "{video}"], "cannot be read as a checkpoint"),
+        (["--input", "{video}", "--device", "cpu", "--precision", "float16"], "float16 needs a GPU"),
         (["--input", "{video}", "--weights", "missing.pth"], "missing.pth does not exist"),
     ],
 )

@@ -81,8 +81,9 @@ def test_a_skipped_batch_leaves_nothing_behind(trainer_of, logged: pytest.LogCap
     assert told.endswith("skipped")
 
 
-def test_a_gradient_that_is_not_finite_counts_too(trainer_of):
-    trainer = trainer_of()
+@pytest.mark.parametrize("in_bfloat16", [False, True])
+def test_a_gradient_that_is_not_finite_counts_too(trainer_of, in_bfloat16: bool):
+    trainer = trainer_of("SOLVER.AMP.ENABLED", in_bfloat16, "SOLVER.AMP.PRECISION", "bfloat16")
     parameter = next(p for p in trainer.model.parameters() if p.requires_grad)
     parameter.register_hook(lambda gradient: gradient * math.inf)
     with pytest.raises(AVSInputError, match="not finite: the gradient"):

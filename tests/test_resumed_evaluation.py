@@ -69,6 +69,9 @@ def test_other_weights_or_settings_start_anew(evaluation: tuple):
     run(evaluation, 2)
     cfg.TEST.SCORE_SIZE = 20
     assert run(evaluation, None)[1] == clips
+    run(evaluation, 2)
+    cfg.TEST.PRECISION = "bfloat16"
+    assert run(evaluation, None)[1] == clips
 
 
 def test_the_key_does_not_depend_on_folders(evaluation: tuple):

@@ -50,6 +50,27 @@ def test_the_linear_block_equals_the_direct_one(with_audio: bool, audio_bias: bo
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("with_audio", [True, False])
+def test_the_block_is_exact_under_autocast(with_audio: bool, dtype: torch.dtype):
+    """With features so large and so many that no product of 16 bits would hold their sum over the pixels."""
+    block = make_block()
+    visual = (30 * torch.randn(T, C, 56, 56)).to(dtype).requires_grad_()
+    audio = (30 * torch.randn(T, A)).to(dtype) if with_audio else None
+    windows = torch.zeros(T, dtype=torch.int64)
+    expected, sound = block(visual.float(), windows, 1, None if audio is None else audio.float())
+    with torch.autocast("cpu", dtype):
+        found, projected = block(visual, windows, 1, audio)
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(projected, sound)
+    weights = torch.randn_like(found)
+    wanted = [visual, block.theta.weight, block.phi.bias, block.g.weight, block.output.weight]
+    gradients = [torch.autograd.grad((value * weights).sum(), wanted) for value in (found, expected)]
+    for one, other in zip(*gradients, strict=True):
+        assert other.abs().max() > 0
+        torch.testing.assert_close(one, other)
+
+
 def test_the_block_starts_as_its_layer_norm():
     block = TPAVIBlock(channels=C, inner_channels=6, audio_dim=A, audio_bias=True, norm="BN").eval()
     visual = torch.randn(2, C, 3, 3)
@@ -216,6 +237,36 @@ def test_tpavi_trains_and_scores(tpavi_cfg, ms3_records: list[dict], avm_form: s
             assert output["sem_seg"].shape == (5, 2, 40, 40)
             torch.testing.assert_close(output["sem_seg"].sum(1), torch.ones(5, 40, 40))
             torch.testing.assert_close(output["sem_seg"], model([clip])[0]["sem_seg"], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("avm_form", ["av", "vv"])
+@pytest.mark.parametrize("num_classes", [2, 4])
+def test_losses_under_autocast(tpavi_cfg, ms3_records: list[dict], num_classes: int, avm_form: str, dtype: torch.dtype):
+    """Of what the network gave in one call, in 16 bits: losses, and gradients scaled as in training, are float32's."""
+    tpavi_cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES, tpavi_cfg.MODEL.TPAVI.AVM_FORM = num_classes, avm_form
+    model = build_model(tpavi_cfg).train()
+    clips = load_clips(tpavi_cfg, ms3_records, is_train=True)
+    with torch.autocast("cpu", dtype), torch.no_grad():
+        logits, levels, sounds = model.predict_clips(clips)
+    captured = [logits, *levels, *sounds.values()]
+    results = []
+    for precision in (dtype, torch.float32):
+        values = [value.to(dtype).to(precision).requires_grad_() for value in captured]
+        given = (values[0], values[1 : 1 + len(levels)], dict(zip(sounds, values[1 + len(levels) :], strict=True)))
+        model.predict_clips = lambda clips, given=given: given
+        with torch.autocast("cpu", dtype, enabled=precision == dtype):
+            losses = model.losses(clips)
+        gradients = torch.autograd.grad(1024 * sum(losses.values()), values, allow_unused=True)
+        results.append((losses, gradients))
+    (losses, gradients), (exact_losses, exact_gradients) = results
+    for name, loss in losses.items():
+        assert loss.dtype == torch.float32
+        assert loss.item() == pytest.approx(exact_losses[name].item(), rel=1e-3)
+    for one, other in zip(gradients, exact_gradients, strict=True):
+        assert (one is None) == (other is None)
+        if other is not None:
+            assert (one.float() - other).norm() < 0.01 * other.norm()
 
 
 def test_two_interactions_are_averaged(tpavi_cfg):

@@ -14,6 +14,7 @@ from transavs.checkpoint import load_model
 from transavs.errors import AVSInputError
 from transavs.limits import MAX_SIDE
 from transavs.modeling.base import AVSModel
+from transavs.precision import autocast, find_precision
 
 
 @dataclass(frozen=True)
@@ -86,19 +87,31 @@ class ClipScorer:
 class ModelScorer(ClipScorer):
     """A model in PyTorch."""
 
-    def __init__(self, model: AVSModel, clip_format: ClipFormat):
-        self.model, self.format = model, clip_format
+    def __init__(self, model: AVSModel, clip_format: ClipFormat, precision: torch.dtype = torch.float32):
+        """
+        Args:
+            model: in evaluation mode.
+            clip_format: what it takes and gives.
+            precision: that it computes in, under autocast; scores are float32 all the same.
+        """
+        self.model, self.format, self.precision = model, clip_format, precision
 
     @classmethod
     def from_checkpoint(
-        cls, path: str | Path, device: str | torch.device, config_file: str | Path | None = None
+        cls,
+        path: str | Path,
+        device: str | torch.device,
+        config_file: str | Path | None = None,
+        precision: str = "float32",
     ) -> "ModelScorer":
-        """See :func:`transavs.checkpoint.load_model`."""
+        """See :func:`transavs.checkpoint.load_model` and :func:`transavs.precision.find_precision`."""
         model, cfg, class_names = load_model(path, device, config_file)
         if not isinstance(model, AVSModel):
             raise AVSInputError(f"{path} is a {type(model).__name__}, no AVSModel: name a model of transavs")
-        return cls(model, ClipFormat.from_config(cfg, class_names, model))
+        return cls(model, ClipFormat.from_config(cfg, class_names, model), find_precision(precision, device))
 
     @torch.inference_mode()
     def __call__(self, images: Tensor, log_mel: Tensor) -> Tensor:
-        return self.model.score_clips(images.float(), log_mel).float().cpu()
+        with autocast(self.precision, self.model.device):
+            scores = self.model.score_clips(images.float(), log_mel)
+        return scores.float().cpu()

@@ -105,6 +105,9 @@ def _add_data_config(cfg: CN) -> None:
     cfg.TEST.SCORE_SIZE = 0
     # Frames that pass through the network together in inference, which bounds its memory.
     cfg.TEST.FRAMES_AT_ONCE = 10
+    # What the network computes in when it is evaluated: "float32", or under autocast "bfloat16" or "float16", the
+    # latter on GPUs alone. Scores and metrics are float32 and float64 all the same.
+    cfg.TEST.PRECISION = "float32"
     # Folder in which decoded and resized clips are kept, a file each, for any number of workers and runs; "" decodes
     # them anew in every epoch. Nothing is ever removed from it.
     cfg.DATALOADER.CLIP_CACHE = ""
@@ -244,6 +247,9 @@ def _add_tpavi_config(cfg: CN) -> None:
 def _add_solver_config(cfg: CN) -> None:
     # Learning rate of the visual backbone relative to BASE_LR.
     cfg.SOLVER.BACKBONE_MULTIPLIER = 0.1
+    # What SOLVER.AMP.ENABLED computes in: "bfloat16", "float16", whose gradients are scaled, on GPUs alone, or "" for
+    # bfloat16 where the device has it, which every CPU does, and else float16.
+    cfg.SOLVER.AMP.PRECISION = ""
     # A batch with a loss or gradient that is not finite: "stop" the run, or "skip" the batch with a warning.
     cfg.SOLVER.ON_NON_FINITE = "stop"
     # A batch in which things sound and no clip has any sound: "train" on it with a warning, "skip" it, or "stop".

@@ -16,6 +16,7 @@ from transavs.evaluation.prediction_writer import FORMATS
 from transavs.limits import MAX_SIDE
 from transavs.modeling.audio_backbone import AUDIO_BACKBONE_REGISTRY
 from transavs.modeling.query_decoder import TRANSFORMER_DECODER_REGISTRY
+from transavs.precision import PRECISIONS
 
 SMALLEST_IMAGE = 8  # side in pixels
 LARGEST_SEED = 2**32 - 1 - 2**16  # NumPy's, with room for a rank to be added
@@ -74,7 +75,9 @@ CHOICES: dict[str, Collection[Any]] = {
     "INPUT.NEGATIVE_AUDIO": NEGATIVE_AUDIO,
     "TEST.AUDIO_CONDITIONS": AUDIO_CONDITIONS,
     "TEST.SAVE_PREDICTIONS": FORMATS,
+    "TEST.PRECISION": PRECISIONS,
     "DATALOADER.ON_BROKEN_CLIP": ("stop", "skip"),
+    "SOLVER.AMP.PRECISION": ("", "bfloat16", "float16"),
     "SOLVER.ON_NON_FINITE": ("stop", "skip"),
     "SOLVER.ON_SILENT_BATCH": ("train", "skip", "stop"),
     "SOLVER.LR_SCHEDULER_NAME": ("WarmupPolyLR", "WarmupCosineLR", "WarmupMultiStepLR"),

@@ -18,7 +18,10 @@ PROVIDERS = ("CUDAExecutionProvider", "CPUExecutionProvider")  # of ONNX Runtime
 
 
 def load_scorer(
-    path: str | Path, device: str | torch.device | None = None, config_file: str | Path | None = None
+    path: str | Path,
+    device: str | torch.device | None = None,
+    config_file: str | Path | None = None,
+    precision: str = "float32",
 ) -> ClipScorer:
     """A model from a file: .pt2 and .onnx as exported, anything else as a checkpoint.
 
@@ -26,17 +29,20 @@ def load_scorer(
         path: of the file.
         device: to run it on; None for a GPU where there is one, and for .onnx where ONNX Runtime can use it, else CPU.
         config_file: in place of the config that a checkpoint carries.
+        precision: that the model of a checkpoint computes in, see :func:`transavs.precision.find_precision`.
 
     Raises:
-        AVSInputError: the file is missing, broken or not a model of this package, or it is given a config though it
-            is exported; or there is no such device.
+        AVSInputError: the file is missing, broken or not a model of this package, or it is given a config or a
+            precision though it is exported; or there is no such device or precision.
     """
     loaders = {".pt2": ProgramScorer.from_file, ".onnx": OnnxScorer.from_file}
     loader = loaders.get(Path(path).suffix)
     if loader is None:
-        return ModelScorer.from_checkpoint(path, device or default_device(), config_file)
+        return ModelScorer.from_checkpoint(path, device or default_device(), config_file, precision)
     if config_file is not None:
         raise AVSInputError(f"{path} is an exported model and takes no config: leave {config_file} out")
+    if precision != "float32":
+        raise AVSInputError(f"{path} is an exported model and computes in float32: leave the precision {precision} out")
     if not Path(path).is_file():
         raise AVSInputError(f"the exported model {path} does not exist: write it with tools/export_model.py")
     try:

@@ -73,6 +73,7 @@ class AVSPredictor:
         *,
         device: str | None = None,
         config_file: str | Path | None = None,
+        precision: str = "float32",
         **options: Any,
     ) -> "AVSPredictor":
         """
@@ -80,12 +81,13 @@ class AVSPredictor:
             path: of a checkpoint of ``tools/train_net.py``, or of what ``tools/export_model.py`` has written.
             device: such as "cuda"; by default as :func:`transavs.exported_scorers.load_scorer` chooses.
             config_file: for weights that carry no config, such as converted ones.
+            precision: that the network of a checkpoint computes in: "float32", "bfloat16" or, on GPUs, "float16".
             options: of the constructor.
 
         Raises:
-            AVSInputError: the file is missing or no such model.
+            AVSInputError: the file is missing or no such model, or the precision is none of the device's.
         """
-        return cls(load_scorer(path, device, config_file), **options)
+        return cls(load_scorer(path, device, config_file, precision), **options)
 
     def predict_video(
         self, source: str | Path | BinaryIO | Video, rate: float = 1.0, sound: Iterable[np.ndarray] | None = None

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from transavs.data.audio import is_silent
 from transavs.errors import AVSInputError
+from transavs.precision import autocast
 
 
 class GuardedTrainer(SimpleTrainer):
@@ -29,7 +30,7 @@ class GuardedTrainer(SimpleTrainer):
         data_loader: Any,
         optimizer: torch.optim.Optimizer,
         *,
-        mixed_precision: bool = False,
+        precision: torch.dtype = torch.float32,
         on_non_finite: str = "stop",
         on_silent_batch: str = "train",
         max_skipped: int = 10,
@@ -37,15 +38,17 @@ class GuardedTrainer(SimpleTrainer):
         """
         Args:
             model, data_loader, optimizer: as detectron2's.
-            mixed_precision: on a GPU. Gradients are then left to the scaler, which skips those that overflow.
+            precision: that the network computes in, under autocast. Gradients in float16 are scaled, and left to the
+                scaler, which skips those that overflow.
             on_non_finite: "stop" or "skip".
             on_silent_batch: "stop", "skip" or "train", which warns.
             max_skipped: batches in a row; at one more the run stops.
         """
         super().__init__(model, data_loader, optimizer)
         self._device_type = next(model.parameters()).device.type
-        self._mixed_precision = mixed_precision
-        self.grad_scaler = torch.amp.GradScaler(self._device_type, enabled=mixed_precision)
+        self._precision = precision
+        # Switched off, it hands everything on as it is: bfloat16 has float32's range.
+        self.grad_scaler = torch.amp.GradScaler(self._device_type, enabled=precision == torch.float16)
         self._on_non_finite, self._on_silent_batch = on_non_finite, on_silent_batch
         self._max_skipped, self._skipped_in_a_row = max_skipped, 0
 
@@ -59,7 +62,7 @@ class GuardedTrainer(SimpleTrainer):
         batch = next(self._data_loader_iter)
         data_time = time.perf_counter() - start
         buffers = self._kept_buffers()
-        with torch.autocast(self._device_type, enabled=self._mixed_precision):
+        with autocast(self._precision, self._device_type):
             losses = self.model(batch)
         self.optimizer.zero_grad()
         self.grad_scaler.scale(sum(losses.values())).backward()
@@ -82,7 +85,7 @@ class GuardedTrainer(SimpleTrainer):
         """Whether the ranks together skip the batch; what is wrong with it is told or raised."""
         finite = torch.stack([loss.detach().float() for loss in losses.values()]).isfinite().tolist()
         broken = [name for name, is_finite in zip(losses, finite, strict=True) if not is_finite]
-        non_finite = bool(broken) or not (self._mixed_precision or self._gradients_are_finite())
+        non_finite = bool(broken) or not (self.grad_scaler.is_enabled() or self._gradients_are_finite())
         silent = all(is_silent(clip["log_mel"]) for clip in batch) and any(clip["masks"].any() for clip in batch)
         some_non_finite, some_heard = _any_rank(non_finite, not silent, like=next(iter(losses.values())))
         clips = [str(clip["video_id"]) for clip in batch]
@@ -123,7 +126,7 @@ class GuardedTrainer(SimpleTrainer):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(state_dict)
         self.optimizer.load_state_dict(state_dict["optimizer"])
-        if state_dict["grad_scaler"]:  # empty where the run was not of mixed precision
+        if state_dict["grad_scaler"]:  # empty where the run was not in float16
             self.grad_scaler.load_state_dict(state_dict["grad_scaler"])
 
 

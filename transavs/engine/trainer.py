@@ -14,7 +14,13 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog, build_detection_test_loader, get_detection_dataset_dicts
 from detectron2.engine import DefaultTrainer, HookBase, TrainerBase, create_ddp_model
 from detectron2.engine.hooks import PreciseBN
-from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators, inference_on_dataset, print_csv_format
+from detectron2.evaluation import (
+    DatasetEvaluator,
+    DatasetEvaluators,
+    inference_context,
+    inference_on_dataset,
+    print_csv_format,
+)
 from detectron2.projects.deeplab import build_lr_scheduler
 from detectron2.utils import comm
 from torch import nn
@@ -27,7 +33,6 @@ from transavs.data.train_loader import DrawnClips, build_train_loader
 from transavs.engine.guarded_trainer import GuardedTrainer
 from transavs.engine.hooks import FigureLogger, PreciseStatistics, RandomNumbersByIteration, ThresholdSchedule
 from transavs.engine.solver import build_optimizer
-from transavs.errors import AVSInputError
 from transavs.evaluation.avs_evaluator import AVSEvaluator
 from transavs.evaluation.clip_figure import ClipFigure
 from transavs.evaluation.journal import Journal, evaluation_key
@@ -35,6 +40,7 @@ from transavs.evaluation.prediction_writer import PredictionWriter
 from transavs.evaluation.results import combined_scores, results_table, write_results
 from transavs.modeling.activation_checkpoint import checkpoint_modules
 from transavs.modeling.criterion import AVSCriterion
+from transavs.precision import autocast, find_precision
 from transavs.versions import version_changes
 
 FIGURE_NAME = "figure.png"
@@ -48,15 +54,15 @@ class AVSTrainer(DefaultTrainer):
         """As detectron2's, whose own constructor wraps the model in a way that works on GPUs alone.
 
         Raises:
-            AVSInputError: mixed precision is asked for on a CPU.
+            AVSInputError: SOLVER.AMP or TEST asks for a precision that MODEL.DEVICE does not have.
         """
         TrainerBase.__init__(self)
-        if cfg.SOLVER.AMP.ENABLED and not cfg.MODEL.DEVICE.startswith("cuda"):
-            raise AVSInputError(f"SOLVER.AMP needs a GPU, MODEL.DEVICE is '{cfg.MODEL.DEVICE}': leave it off")
         cfg = self.auto_scale_workers(cfg, comm.get_world_size())
         seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
         self._random_numbers = RandomNumbersByIteration(seed)
         model = self.build_model(cfg)
+        precision = find_precision(cfg.SOLVER.AMP.PRECISION if cfg.SOLVER.AMP.ENABLED else "float32", cfg.MODEL.DEVICE)
+        find_precision(cfg.TEST.PRECISION, cfg.MODEL.DEVICE)  # which says so now, and not after the training
         optimizer = self.build_optimizer(cfg, model)
         loader = self.build_train_loader(cfg)
         # The model moves its inputs itself, so the device need not be told; on CPUs it must not.
@@ -65,7 +71,7 @@ class AVSTrainer(DefaultTrainer):
             model,
             loader,
             optimizer,
-            mixed_precision=cfg.SOLVER.AMP.ENABLED,
+            precision=precision,
             on_non_finite=cfg.SOLVER.ON_NON_FINITE,
             on_silent_batch=cfg.SOLVER.ON_SILENT_BATCH,
             max_skipped=cfg.SOLVER.MAX_SKIPPED_BATCHES,
@@ -223,7 +229,7 @@ class AVSTrainer(DefaultTrainer):
         key = evaluation_key(cfg, model) if resumable else ""
         for index, name in enumerate(cfg.DATASETS.TEST):
             if evaluators is not None:
-                results[name] = inference_on_dataset(model, cls.build_test_loader(cfg, name), evaluators[index])
+                results[name] = _evaluate(cfg, model, cls.build_test_loader(cfg, name), evaluators[index])
                 continue
             merged: dict[str, Any] = {}
             results[name] = merged
@@ -255,4 +261,16 @@ class AVSTrainer(DefaultTrainer):
             if "rle" in cfg.TEST.SAVE_PREDICTIONS:
                 done &= set(predictions.found)
         loader = cls.build_test_loader(cfg, name, condition, done)
-        return dict(inference_on_dataset(model, loader, cls.build_evaluator(cfg, name, condition, journals)))
+        return _evaluate(cfg, model, loader, cls.build_evaluator(cfg, name, condition, journals))
+
+
+def _evaluate(cfg: CfgNode, model: nn.Module, loader: Any, evaluator: DatasetEvaluator) -> dict[str, Any]:
+    """detectron2's evaluation of a network that computes in TEST.PRECISION, and of what evaluators do in no other."""
+    precision = find_precision(cfg.TEST.PRECISION, cfg.MODEL.DEVICE)
+
+    def predict(clips: list[dict[str, Any]]) -> Any:
+        with autocast(precision, cfg.MODEL.DEVICE):
+            return model(clips)
+
+    with inference_context(model):  # which detectron2 enters for modules alone
+        return dict(inference_on_dataset(predict, loader, evaluator))

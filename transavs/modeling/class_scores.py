@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from transavs.precision import without_autocast
+
 RELATIVE_TIE = 1e-5  # a query that can exceed another by less than this share is not looked at
 PAIRS_AT_ONCE = 1 << 15  # queries in cells, which bounds memory
 
@@ -54,11 +56,12 @@ def enlarged_class_scores(pred_logits: Tensor, pred_masks: Tensor, factor: int) 
     confidence, classes = pred_logits.float().softmax(-1).max(-1)
     height, width = (factor * side for side in pred_masks.shape[-2:])
     scores = confidence.new_zeros(len(confidence), pred_logits.shape[-1], height, width)
-    for frame, its_classes in enumerate(classes):
-        for number in its_classes.unique().tolist():
-            queries = (its_classes == number).nonzero()[:, 0]
-            masks = pred_masks[frame, queries].float()
-            scores[frame, number] = best_votes(confidence[frame, queries], masks, factor)
+    with without_autocast(pred_masks.device):
+        for frame, its_classes in enumerate(classes):
+            for number in its_classes.unique().tolist():
+                queries = (its_classes == number).nonzero()[:, 0]
+                masks = pred_masks[frame, queries].float()
+                scores[frame, number] = best_votes(confidence[frame, queries], masks, factor)
     return normalised(scores)
 
 

@@ -188,7 +188,8 @@ class TPAVI(AVSModel):
 
     @staticmethod
     def to_scores(outputs: Tensor) -> Tensor:
-        """Logits (..., K or 1, S, S) -> scores (..., K, S, S)."""
+        """Logits (..., K or 1, S, S) -> float scores (..., K, S, S)."""
+        outputs = outputs.float()
         if outputs.shape[-3] > 1:
             return outputs.softmax(-3)
         sounding = outputs.sigmoid()

@@ -7,6 +7,8 @@ import torch
 from detectron2.layers import get_norm
 from torch import Tensor, nn
 
+from transavs.precision import without_autocast
+
 
 class TPAVIBlock(nn.Module):
     """Each pixel of a window of frames asks the sound, or the pixels, of the whole window.
@@ -16,6 +18,10 @@ class TPAVIBlock(nn.Module):
     things follow. The sound's phi is the same in all pixels of a frame, so phi^T g needs only the mean of g over each
     frame, which is g of the mean. And theta, that matrix and the output projection are together one C x C map of the
     pixels. The result is the same to rounding.
+
+    Under autocast the block computes in float32 all the same, a few percent of what the decoder computes: its answers
+    are cubic in the features and phi^T g is a sum over all pixels, for which 16 bits have too little range or too few
+    digits.
     """
 
     def __init__(self, *, channels: int, inner_channels: int, audio_dim: int, audio_bias: bool, norm: str):
@@ -52,6 +58,14 @@ class TPAVIBlock(nn.Module):
         Returns:
             (F, C, H, W), and the projected sound (F, C) or None.
         """
+        own = self.theta.weight.dtype
+        with without_autocast(visual.device):
+            return self.interact(visual.to(own), windows, num_windows, None if audio is None else audio.to(own))
+
+    def interact(
+        self, visual: Tensor, windows: Tensor, num_windows: int, audio: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """:meth:`forward` in the type of the arguments, which is that of the weights."""
         pixels = visual.permute(0, 2, 3, 1).flatten(1, 2)
         projected = None
         if audio is None:

@@ -107,6 +107,5 @@ class TransAVS(AVSModel):
         is_even_multiple = factor % 2 == 0 and tuple(size) == tuple(factor * side for side in pred_masks.shape[-2:])
         # Which cells need a second look is data: nothing for a graph, and on a GPU slower than all of them.
         if is_even_multiple and pred_masks.device.type == "cpu" and not torch.compiler.is_compiling():
-            with torch.autocast("cpu", enabled=False):
-                return enlarged_class_scores(pred_logits, pred_masks, factor)
-        return class_scores(pred_logits, self.resize(pred_masks, size))
+            return enlarged_class_scores(pred_logits, pred_masks, factor)
+        return class_scores(pred_logits, self.resize(pred_masks.float(), size))
