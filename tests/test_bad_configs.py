@@ -76,6 +76,9 @@ CONFIGS = {
     "config: data set": setting(
         "DATASETS.TRAIN", "('coco_avs',)", "DATASETS.TRAIN holds 'coco_avs'", "synthetic_ms3_train"
     ),
+    "config: data set to validate on": setting(
+        "DATASETS.VAL", "('coco_avs',)", "DATASETS.VAL holds 'coco_avs'", "synthetic_ms3_train"
+    ),
     "config: architecture": setting("MODEL.META_ARCHITECTURE", "Foo", "META_ARCHITECTURE is 'Foo'", "TransAVS"),
     "config: backbone": setting("MODEL.BACKBONE.NAME", "Foo", "MODEL.BACKBONE.NAME is 'Foo'", "build_timm_backbone"),
     "config: audio backbone": setting("MODEL.AUDIO_BACKBONE.NAME", "Foo", "AUDIO_BACKBONE.NAME is 'Foo'", "VGGish"),

@@ -85,6 +85,10 @@ def add_transavs_config(cfg: CN) -> None:
 
 
 def _add_data_config(cfg: CN) -> None:
+    # Sets that are evaluated every TEST.EVAL_PERIOD iterations, under the true audio: the weights that are best on the
+    # first of them, by mIoU where there are several classes and by J elsewhere, are kept as model_best.pth and tested
+    # at the end. Empty: DATASETS.TEST is evaluated in their place, and the last weights count.
+    cfg.DATASETS.VAL = ()
     # Frames of the longest clip, one per second: T.
     cfg.INPUT.NUM_FRAMES = 5
     # Side of the square network input in pixels; scoring is done at the masks' own size.

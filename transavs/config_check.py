@@ -160,7 +160,7 @@ def check_names(cfg: CfgNode) -> None:
         raise AVSInputError("DATASETS.TRAIN is empty: name a data set to train on")
     known = DatasetCatalog.list()
     ours = sorted(name for name in known if MetadataCatalog.get(name).get("evaluator_type") == "avs")
-    for key in ("DATASETS.TRAIN", "DATASETS.TEST"):
+    for key in ("DATASETS.TRAIN", "DATASETS.VAL", "DATASETS.TEST"):
         for name in _value(cfg, key):
             if name not in known:
                 raise AVSInputError(f"{key} holds {name!r}, which is not registered: choose from {', '.join(ours)}")
