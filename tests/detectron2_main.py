@@ -17,7 +17,10 @@ MAIN = {
     "detectron2.data.detection_utils": "convert_PIL_to_numpy",
     "detectron2.data.samplers": "TrainingSampler",
     "detectron2.data.samplers.TrainingSampler": "_infinite_indices",
-    "detectron2.data.transforms": "AugInput Augmentation AugmentationList RandomFlip Resize ResizeTransform",
+    "detectron2.data.transforms": (
+        "AugInput Augmentation AugmentationList BlendTransform ColorTransform FixedSizeCrop RandomBrightness "
+        "RandomContrast RandomCrop RandomFlip RandomSaturation Resize ResizeScale ResizeTransform Transform"
+    ),
     "detectron2.engine": (
         "BestCheckpointer DefaultTrainer EvalHook HookBase SimpleTrainer TrainerBase create_ddp_model "
         "default_argument_parser default_setup launch"

@@ -95,6 +95,11 @@ def _add_data_config(cfg: CN) -> None:
     cfg.INPUT.IMAGE_SIZE = 224
     # Objects, connected parts of one class, that are told apart in a frame's ground truth: the largest ones.
     cfg.INPUT.MAX_OBJECTS = 8
+    # Smallest and largest factor that the frames of a training clip are scaled by, to be cropped at random, or padded,
+    # back to IMAGE_SIZE; 1 and 1 = none.
+    cfg.INPUT.SCALE_JITTER = [1.0, 1.0]
+    # Brightness, contrast and saturation of a training clip change by a factor from 1 - this to 1 + this; 0 = none.
+    cfg.INPUT.COLOR_JITTER = 0.0
     # Share of training clips whose audio is replaced and whose target is emptied, and by what, in equal parts:
     # "silence", "noise" and "offscreen", the audio of a clip in which nothing sounds that is in view.
     cfg.INPUT.NEGATIVE_AUDIO_PROB = 0.0

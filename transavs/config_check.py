@@ -28,6 +28,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "INPUT.NUM_FRAMES": (1, math.inf),
     "INPUT.IMAGE_SIZE": (SMALLEST_IMAGE, MAX_SIDE),
     "INPUT.MAX_OBJECTS": (1, math.inf),
+    "INPUT.COLOR_JITTER": (0, 1),
     "INPUT.NEGATIVE_AUDIO_PROB": (0, 1),
     "TEST.SCORE_SIZE": (0, MAX_SIDE),
     "TEST.FRAMES_AT_ONCE": (1, math.inf),
@@ -82,6 +83,7 @@ CHOICES: dict[str, Collection[Any]] = {
 }
 # Key -> how many numbers it lists (None: one or more), and the least of them.
 LISTS: dict[str, tuple[int | None, float]] = {
+    "INPUT.SCALE_JITTER": (2, 0.1),
     "MODEL.PIXEL_MEAN": (3, -math.inf),
     "MODEL.PIXEL_STD": (3, 1e-6),
     "MODEL.RESNETS.BASIC_CHANNELS": (4, 1),
