@@ -9,9 +9,10 @@ import torch
 import yaml
 from conftest import REPOSITORY
 from detectron2.data import build_detection_test_loader
-from detectron2.modeling import build_model
+from detectron2.modeling import build_backbone, build_model
 
 from transavs import AVSInputError
+from transavs.config import load_config
 from transavs.data import AVSDatasetMapper
 from transavs.modeling import TimmBackbone
 
@@ -67,6 +68,25 @@ def test_frozen_stages_do_not_move():
     # Frozen batch norms use their stored statistics also when training, and leave them alone.
     for _ in range(2):
         torch.testing.assert_close(backbone(images)["res3"], reference(images)["res3"])
+
+
+@pytest.mark.parametrize(
+    ("config", "frozen"),
+    [("s4_r50", True), ("quickstart", False), ("cpu/s4_r18", False), ("tpavi/s4_r50", False)],
+)
+def test_norms_with_imagenet_weights_stay_and_those_from_nothing_are_trained(config: str, frozen: bool):
+    """TPAVI trains its own, as published."""
+    cfg = load_config(REPOSITORY / f"configs/{config}.yaml", ["MODEL.DEVICE", "cpu"])
+    backbone = build_backbone(cfg).train()
+    before = {name: value.clone() for name, value in backbone.state_dict().items() if ".norm." in name}
+    sum(feature.mean() for feature in backbone(3 * torch.rand(2, 3, 64, 64)).values()).backward()
+    after = backbone.state_dict()
+    statistics = [name for name in before if "running" in name]
+    assert statistics
+    assert all(torch.equal(before[name], after[name]) is frozen for name in statistics)
+    norms = [parameter for name, parameter in backbone.named_parameters() if ".norm." in name]
+    assert bool(norms) is not frozen
+    assert all(parameter.grad is not None for parameter in norms)
 
 
 def test_models_that_do_not_fit():
