@@ -10,11 +10,15 @@ import yaml
 from conftest import REPOSITORY
 from detectron2.data import build_detection_test_loader
 from detectron2.modeling import build_backbone, build_model
+from torch import nn
 
 from transavs import AVSInputError
 from transavs.config import load_config
 from transavs.data import AVSDatasetMapper
+from transavs.engine.solver import build_optimizer
 from transavs.modeling import TimmBackbone
+
+SWIN = "swin_tiny_patch4_window7_224"
 
 
 def make_backbone(name: str, **changes) -> TimmBackbone:
@@ -28,6 +32,7 @@ def make_backbone(name: str, **changes) -> TimmBackbone:
         "weights": "",
         "drop_path_rate": 0.0,
         "frozen_stages": 0,
+        "out_norm": "",
     }
     return TimmBackbone(**(settings | changes))
 
@@ -46,6 +51,35 @@ def test_features_have_the_shapes_they_announce(name: str):
         features = backbone(torch.randn(2, 3, 64, 64))
     for feature, shape in shapes.items():
         assert features[feature].shape == (2, shape.channels, 64 // shape.stride, 64 // shape.stride)
+
+
+def test_features_are_normalized_over_their_channels():
+    plain, normalized = make_backbone(SWIN).eval(), make_backbone(SWIN, out_norm="LN").eval()
+    assert plain.state_dict().keys() == {name for name in normalized.state_dict() if "norms." not in name}
+    images = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        for (name, before), after in zip(plain(images).items(), normalized(images).values(), strict=True):
+            assert before.mean(1).abs().max() > 0.01, name
+            deviation = before.var(1, correction=0, keepdim=True).add(1e-6).sqrt()
+            torch.testing.assert_close(after, (before - before.mean(1, keepdim=True)) / deviation)
+    normalized(images)["res4"].sum().backward()
+    assert normalized.norms["res4"].weight.grad is not None
+
+
+def test_norms_and_positions_of_swin_do_not_decay():
+    cfg = load_config(REPOSITORY / "configs/s4_swinb.yaml", ["MODEL.TIMM.PRETRAINED", "False"])
+    model = nn.ModuleDict({"backbone": make_backbone(SWIN, out_norm=cfg.MODEL.TIMM.OUT_NORM)})
+    decays = {
+        id(parameter): group["weight_decay"]
+        for group in build_optimizer(cfg, model).param_groups
+        for parameter in group["params"]
+    }
+    kinds = {"relative_position_bias_table": 0, "norms.": 0, ".norm1.": 0, "qkv.weight": 0.05, "fc1.weight": 0.05}
+    for kind, expected in kinds.items():
+        found = [decays[id(parameter)] for name, parameter in model.named_parameters() if kind in name]
+        assert found == [expected] * len(found)
+        assert found
+    assert len(decays) == len(list(model.parameters()))
 
 
 def test_weights_of_the_whole_timm_model_from_a_file(tmp_path: Path):

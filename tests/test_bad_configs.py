@@ -70,6 +70,7 @@ CONFIGS = {
     "config: norm": setting("MODEL.RESNETS.NORM", "Foo", "MODEL.RESNETS.NORM holds 'Foo'", "choose from"),
     "config: scales": setting("INPUT.SCALE_JITTER", "[0.0,2.0]", "INPUT.SCALE_JITTER is [0.0, 2.0]", "give 2 numbers"),
     "config: colors": setting("INPUT.COLOR_JITTER", "1.5", "INPUT.COLOR_JITTER is 1.5", "give 0 to 1"),
+    "config: norm of features": setting("MODEL.TIMM.OUT_NORM", "BN", "TIMM.OUT_NORM holds 'BN'", "choose from"),
     "config: mean": setting("MODEL.PIXEL_MEAN", "[1.0,2.0]", "MODEL.PIXEL_MEAN is [1.0, 2.0]", "give 3 numbers"),
     "config: heads": setting(
         "MODEL.TRANSAVS.NHEADS", "7", "MODEL.TRANSAVS.HIDDEN_DIM is 16", "give a multiple of NHEADS"

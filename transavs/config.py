@@ -136,6 +136,8 @@ def _add_backbone_config(cfg: CN) -> None:
     cfg.MODEL.TIMM.DROP_PATH_RATE = 0.0
     # Leading stages, with what comes before them, that are not trained.
     cfg.MODEL.TIMM.FROZEN_STAGES = 0
+    # Norm of each feature that the backbone gives, for models that leave theirs without one, such as Swin: "LN" or "".
+    cfg.MODEL.TIMM.OUT_NORM = ""
 
     # Names of modules whose activations are computed again in the backward pass, "*" for any characters, such as
     # ["backbone.res?.*", "query_decoder.decoder.*"]: less memory, more time.

@@ -78,6 +78,7 @@ CHOICES: dict[str, Collection[Any]] = {
     "SOLVER.CLIP_GRADIENTS.CLIP_TYPE": ("full_model", "value", "norm"),  # transavs/engine/solver.py
     "MODEL.RESNETS.DEPTH": (18, 34, 50, 101, 152),
     "MODEL.RESNETS.NORM": NORMS,
+    "MODEL.TIMM.OUT_NORM": ("", "LN"),
     "MODEL.SEM_SEG_HEAD.NORM": NORMS,
     "MODEL.AUDIO_BACKBONE.SMALL_NORM": NORMS,
 }
