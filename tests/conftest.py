@@ -1,5 +1,6 @@
 """Small data on disk and small models that the tests share."""
 
+import json
 import logging
 import os
 import runpy
@@ -51,6 +52,10 @@ def tiny_catalog(tiny_datasets: Path) -> Iterator[None]:
     register_again(tiny_datasets)
     yield
     register_again(os.environ.get("DETECTRON2_DATASETS", "datasets"))
+
+
+def read_metrics(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "metrics.json").read_text().splitlines()]
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ Each was found in main's sources: in a whole copy of it, or for what that copy l
 
 MAIN = {
     "detectron2.checkpoint": "DetectionCheckpointer",
-    "detectron2.checkpoint.DetectionCheckpointer": "_load_file save",
+    "detectron2.checkpoint.DetectionCheckpointer": "_load_file save tag_last_checkpoint",
     "detectron2.config": "CfgNode configurable get_cfg",
     "detectron2.data": (
         "DatasetCatalog DatasetFromList MapDataset MetadataCatalog build_detection_test_loader "
@@ -17,16 +17,21 @@ MAIN = {
     "detectron2.data.detection_utils": "convert_PIL_to_numpy",
     "detectron2.data.samplers": "TrainingSampler",
     "detectron2.data.samplers.TrainingSampler": "_infinite_indices",
-    "detectron2.data.transforms": "AugInput Augmentation AugmentationList RandomFlip Resize ResizeTransform",
-    "detectron2.engine": (
-        "DefaultTrainer HookBase SimpleTrainer TrainerBase create_ddp_model default_argument_parser "
-        "default_setup launch"
+    "detectron2.data.transforms": (
+        "AugInput Augmentation AugmentationList BlendTransform ColorTransform FixedSizeCrop RandomBrightness "
+        "RandomContrast RandomCrop RandomFlip RandomSaturation Resize ResizeScale ResizeTransform Transform"
     ),
-    "detectron2.engine.DefaultTrainer": "_trainer build_hooks build_model load_state_dict state_dict",
+    "detectron2.engine": (
+        "BestCheckpointer DefaultTrainer EvalHook HookBase SimpleTrainer TrainerBase create_ddp_model "
+        "default_argument_parser default_setup launch"
+    ),
+    "detectron2.engine.DefaultTrainer": (
+        "_last_eval_results _trainer build_hooks build_model load_state_dict state_dict"
+    ),
     "detectron2.engine.SimpleTrainer": (
         "_data_loader_iter _write_metrics data_loader load_state_dict reset_data_loader state_dict"
     ),
-    "detectron2.engine.TrainerBase": "iter storage",
+    "detectron2.engine.TrainerBase": "iter start_iter storage",
     "detectron2.engine.hooks": "PreciseBN",
     "detectron2.engine.hooks.PreciseBN": "_data_iter update_stats",
     "detectron2.evaluation": (
@@ -52,7 +57,7 @@ MAIN = {
     ),
     "detectron2.utils.env": "seed_all_rng",
     "detectron2.utils.events": "EventStorage",
-    "detectron2.utils.events.EventStorage": "put_image put_scalar",
+    "detectron2.utils.events.EventStorage": "iter put_image put_scalar",
     "detectron2.utils.file_io": "PathManager",
     "detectron2.utils.file_io.PathManager": "get_local_path open",
     "detectron2.utils.logger": "log_first_n setup_logger",

@@ -7,12 +7,12 @@ import torch
 
 from transavs.modeling.alignment import AudioVisualAlignment, alignment_loss
 
-F, O, E = 4, 3, 5
+F, OBJECTS, E = 4, 3, 5
 
 
 def embeddings(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
-    return torch.randn(F, O, E, generator=generator), torch.randn(F, E, generator=generator)
+    return torch.randn(F, OBJECTS, E, generator=generator), torch.randn(F, E, generator=generator)
 
 
 def slow_alignment(objects: torch.Tensor, audio: torch.Tensor, present: torch.Tensor, temperature: float) -> float:
@@ -21,7 +21,7 @@ def slow_alignment(objects: torch.Tensor, audio: torch.Tensor, present: torch.Te
     def likeness(frame: int, number: int, other: int) -> float:
         return math.exp(torch.cosine_similarity(objects[frame, number], audio[other], dim=0).item() / temperature)
 
-    pairs = [(frame, number) for frame in range(F) for number in range(O) if present[frame, number]]
+    pairs = [(frame, number) for frame in range(F) for number in range(OBJECTS) if present[frame, number]]
     heard = [frame for frame in range(F) if present[frame].any()]
     total = 0.0
     for frame, number in pairs:
@@ -52,7 +52,7 @@ def test_what_takes_no_part_changes_nothing():
 def test_a_batch_without_sound_costs_nothing_and_has_finite_gradients():
     alignment = AudioVisualAlignment(visual_dim=6, audio_dim=7, embed_dim=E, temperature=0.1)
     features = torch.randn(F, 6, 4, 4, requires_grad=True)
-    loss = alignment(features, torch.randn(F, 7), torch.zeros(F, O, 4, 4))
+    loss = alignment(features, torch.randn(F, 7), torch.zeros(F, OBJECTS, 4, 4))
     loss.backward()
     assert loss.item() == 0
     assert not features.grad.any()
@@ -62,7 +62,7 @@ def test_features_of_what_sounds_learn_the_sound_and_others_get_no_gradient():
     torch.manual_seed(0)
     alignment = AudioVisualAlignment(visual_dim=6, audio_dim=7, embed_dim=E, temperature=0.1)
     features, audio = torch.randn(F, 6, 4, 4, requires_grad=True), torch.randn(F, 7)
-    objects = torch.zeros(F, O, 4, 4)
+    objects = torch.zeros(F, OBJECTS, 4, 4)
     objects[:, 0, :2, :2], objects[:, 1, 3, 3] = 1, 0.5
     losses = []
     optimizer = torch.optim.Adam([features, *alignment.parameters()], lr=0.05)

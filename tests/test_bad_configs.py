@@ -73,6 +73,9 @@ CONFIGS = {
     "config: share of audio": setting("INPUT.NEGATIVE_AUDIO_PROB", "1.5", "NEGATIVE_AUDIO_PROB is 1.5", "give 0 to 1"),
     "config: depth": setting("MODEL.RESNETS.DEPTH", "51", "MODEL.RESNETS.DEPTH holds 51", "choose from 18"),
     "config: norm": setting("MODEL.RESNETS.NORM", "Foo", "MODEL.RESNETS.NORM holds 'Foo'", "choose from"),
+    "config: scales": setting("INPUT.SCALE_JITTER", "[0.0,2.0]", "INPUT.SCALE_JITTER is [0.0, 2.0]", "give 2 numbers"),
+    "config: colors": setting("INPUT.COLOR_JITTER", "1.5", "INPUT.COLOR_JITTER is 1.5", "give 0 to 1"),
+    "config: norm of features": setting("MODEL.TIMM.OUT_NORM", "BN", "TIMM.OUT_NORM holds 'BN'", "choose from"),
     "config: mean": setting("MODEL.PIXEL_MEAN", "[1.0,2.0]", "MODEL.PIXEL_MEAN is [1.0, 2.0]", "give 3 numbers"),
     "config: heads": setting(
         "MODEL.TRANSAVS.NHEADS", "7", "MODEL.TRANSAVS.HIDDEN_DIM is 16", "give a multiple of NHEADS"
@@ -80,6 +83,9 @@ CONFIGS = {
     "config: seed": setting("SEED", "-2", "SEED is -2", "give -1 to"),
     "config: data set": setting(
         "DATASETS.TRAIN", "('coco_avs',)", "DATASETS.TRAIN holds 'coco_avs'", "synthetic_ms3_train"
+    ),
+    "config: data set to validate on": setting(
+        "DATASETS.VAL", "('coco_avs',)", "DATASETS.VAL holds 'coco_avs'", "synthetic_ms3_train"
     ),
     "config: architecture": setting("MODEL.META_ARCHITECTURE", "Foo", "META_ARCHITECTURE is 'Foo'", "TransAVS"),
     "config: backbone": setting("MODEL.BACKBONE.NAME", "Foo", "MODEL.BACKBONE.NAME is 'Foo'", "build_timm_backbone"),

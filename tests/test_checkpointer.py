@@ -103,6 +103,14 @@ def test_a_stranger_among_the_checkpoints_is_not_run(tmp_path: Path):
     assert not (tmp_path / "ran").exists()
 
 
+def test_the_best_weights_are_not_what_a_run_goes_on_from(tmp_path: Path):
+    save(tmp_path, 1)
+    save(tmp_path, 5, "model_best")
+    assert last(tmp_path) == "model_0000001.pth"
+    (tmp_path / "last_checkpoint").unlink()
+    assert last(tmp_path) == "model_0000001.pth"
+
+
 @contextmanager
 def files_of_at_most(size: int) -> Iterator[None]:
     """As on a full disk, writing beyond it fails."""

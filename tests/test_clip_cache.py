@@ -34,6 +34,7 @@ def own_records(tiny_datasets: Path, tmp_path: Path) -> list[dict]:
 @pytest.fixture
 def folder(tiny_cfg, tmp_path: Path) -> Path:
     tiny_cfg.INPUT.RANDOM_FLIP = "horizontal"
+    tiny_cfg.INPUT.SCALE_JITTER, tiny_cfg.INPUT.COLOR_JITTER = [0.5, 2.0], 0.4
     tiny_cfg.DATALOADER.CLIP_CACHE = str(tmp_path / "clips")
     return tmp_path / "clips"
 
@@ -91,7 +92,9 @@ def test_training_clips_are_equal_to_the_bit(
     assert len(list(folder.iterdir())) == len(ms3_records)  # nothing is kept of negative audio
     decoded.clear()
     assert_equal(load(mapper, ms3_records), expected)
-    assert decoded == []
+    tiny_cfg.INPUT.SCALE_JITTER, tiny_cfg.INPUT.COLOR_JITTER = [1.0, 1.0], 0.0
+    load(AVSDatasetMapper(tiny_cfg, True), ms3_records)
+    assert decoded == []  # clips are kept as they are before any augmentation
 
 
 @pytest.mark.parametrize("score_size", [0, 16])

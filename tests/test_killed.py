@@ -20,6 +20,7 @@ CHECKPOINTS, SECONDS = 3, 0.6
 OPTIONS = [
     *("--config-file", "configs/quickstart.yaml", *TINY_MODEL, "DATALOADER.NUM_WORKERS", "2", "TEST.FIGURE_CLIPS", "1"),
     *("SOLVER.MAX_ITER", "300", "SOLVER.CHECKPOINT_PERIOD", "4", "TEST.EVAL_PERIOD", "15"),
+    *("DATASETS.VAL", "('synthetic_ms3_val',)"),
     *("MODEL.TRANSAVS.DROPOUT", "0.1", "INPUT.NEGATIVE_AUDIO_PROB", "0.3"),
     *("INPUT.NEGATIVE_AUDIO", "['silence', 'noise']", "TEST.AUDIO_CONDITIONS", "['true']"),
 ]
@@ -72,5 +73,8 @@ def test_a_run_killed_at_ten_random_moments_ends_with_the_weights_of_the_undistu
     states = [torch.load(folder / "model_final.pth", weights_only=True) for folder in (whole, killed)]
     learnt = [(state["model"], state["trainer"]["_trainer"]["optimizer"]["state"]) for state in states]
     torch.testing.assert_close(*learnt, rtol=0, atol=1e-6)
+    best = [torch.load(folder / "model_best.pth", weights_only=True) for folder in (whole, killed)]
+    assert best[0]["iteration"] == best[1]["iteration"]
+    torch.testing.assert_close(best[0]["model"], best[1]["model"], rtol=0, atol=1e-6)
     assert (killed / "results.json").read_text() == (whole / "results.json").read_text()
     assert list(killed.glob(".*")) == []

@@ -20,6 +20,7 @@ OPTIONS = [
     *("SOLVER.IMS_PER_BATCH", "4", "TEST.FIGURE_CLIPS", "0", "TEST.AUDIO_CONDITIONS", "['true', 'silence']"),
     # AVSS: clips of one, five and ten labelled frames, so the ranks' shares are uneven.
     *("DATASETS.TRAIN", "('synthetic_avss_train',)", "DATASETS.TEST", "('synthetic_avss_test',)"),
+    *("DATASETS.VAL", "('synthetic_avss_val',)"),
     *("INPUT.NUM_FRAMES", "10", "MODEL.SEM_SEG_HEAD.NUM_CLASSES", "7"),
 ]
 

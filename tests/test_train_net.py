@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import REPOSITORY, TINY_MODEL
+from conftest import REPOSITORY, TINY_MODEL, read_metrics
 from torch import nn
 
 from transavs import AVSInputError
@@ -16,10 +16,6 @@ from transavs.versions import versions
 
 TOOL = "tools/train_net.py"
 QUICKSTART = ("--config-file", "configs/quickstart.yaml")
-
-
-def read_metrics(folder: Path) -> list[dict]:
-    return [json.loads(line) for line in (folder / "metrics.json").read_text().splitlines()]
 
 
 @pytest.fixture(scope="module")

@@ -15,8 +15,9 @@ from transavs.engine import AVSTrainer
 
 CONFIGS = REPOSITORY / "configs"
 NAMED = sorted(p for folder in (CONFIGS, CONFIGS / "cpu") for p in folder.glob("*.yaml") if "Base" not in p.name)
-LARGE = [path for path in NAMED if path.stem.endswith(("_r101", "_swinb"))]
+LARGE = [path for path in NAMED if "_r101" in path.stem or "_swinb" in path.stem]
 TPAVI = sorted((CONFIGS / "tpavi").glob("*.yaml"))
+AVSBENCH = [path for path in NAMED if path.parent == CONFIGS and path.stem != "quickstart"]
 OTHERS = sorted(p for folder in ("ablations", "comparison", "tpavi") for p in (CONFIGS / folder).rglob("*.yaml"))
 # Full models on small pictures, few clips and no foreign weights.
 REDUCED = [
@@ -36,6 +37,28 @@ def train_two_iterations(config: Path, output: Path) -> None:
         assert trainer.storage.latest()["total_loss"][0] > 0
     assert all(p.isfinite().all() for p in trained.values())
     assert sum(not torch.equal(before[name], p) for name, p in trained.items()) > 0.9 * len(trained)
+
+
+@pytest.mark.parametrize("config", AVSBENCH + TPAVI, ids=lambda path: path.stem)
+def test_avsbench_configs_train_choose_and_test_on_the_splits_of_one_subset(config: Path):
+    cfg = load_config(config)
+    subset = config.stem.split("_")[0]
+    splits = (cfg.DATASETS.TRAIN, cfg.DATASETS.VAL, cfg.DATASETS.TEST)
+    assert splits == tuple((f"avsbench_{subset}_{split}",) for split in ("train", "val", "test"))
+    assert cfg.SOLVER.MAX_ITER >= 10 * cfg.TEST.EVAL_PERIOD > 0
+
+
+@pytest.mark.parametrize("config", AVSBENCH, ids=lambda path: path.stem)
+def test_the_thresholds_rise_over_the_whole_schedule(config: Path):
+    cfg = load_config(config)
+    rising = cfg.MODEL.TRANSAVS.DELTA_STEPS * cfg.MODEL.TRANSAVS.DELTA_PERIOD
+    assert rising == pytest.approx(cfg.SOLVER.MAX_ITER, rel=0.01)
+
+
+@pytest.mark.parametrize("config", [path for path in AVSBENCH if "_from_" in path.stem], ids=lambda path: path.stem)
+def test_fine_tuning_starts_from_what_the_other_config_leaves(config: Path):
+    first = load_config(CONFIGS / f"{config.stem.split('_from_')[1]}_{config.stem.split('_')[1]}.yaml")
+    assert Path(load_config(config).MODEL.WEIGHTS) == Path(first.OUTPUT_DIR, "model_best.pth")
 
 
 @pytest.mark.usefixtures("tiny_catalog")

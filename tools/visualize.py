@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Draw figures of models and of training runs.
 
-tools/visualize.py grid --dataset avsbench_s4_test --weights output/s4_r50/model_final.pth --output grid.png
+tools/visualize.py grid --dataset avsbench_s4_test --weights output/s4_r50/model_best.pth --output grid.png
 """
 
 import argparse
@@ -87,7 +87,7 @@ def parse_arguments() -> argparse.Namespace:
 
     command = figures.add_parser("curves", parents=[of_runs], help="training curves")
     command.set_defaults(draw=curves)
-    command.add_argument("--metrics", nargs="+", default=[], help="of metrics.json; by default total_loss, sem_seg/J")
+    command.add_argument("--metrics", nargs="+", default=[], help="of metrics.json; by default total_loss and J")
 
     command = figures.add_parser("bars", parents=[of_runs], help="a metric by category or class")
     command.set_defaults(draw=bars)

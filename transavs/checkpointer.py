@@ -19,6 +19,7 @@ from transavs.versions import versions
 from transavs.weight_files import is_whole, read_checkpoint
 
 PATTERN = "model_*.pth"
+BEST = "model_best.pth"  # weights alone, which no run goes on from
 LAST = "last_checkpoint"
 
 
@@ -90,7 +91,8 @@ class AVSCheckpointer(DetectionCheckpointer):
         It is the one that was noted as the last, or one of later iterations that was written after it, when the process
         was killed before it noted that. Where the noted one is missing or broken, it is the latest written.
         """
-        files = sorted(Path(self.save_dir).glob(PATTERN), key=lambda path: path.stat().st_mtime_ns, reverse=True)
+        found = (path for path in Path(self.save_dir).glob(PATTERN) if path.name != BEST)
+        files = sorted(found, key=lambda path: path.stat().st_mtime_ns, reverse=True)
         note = Path(self.save_dir, LAST)
         if note.is_file():
             noted = Path(self.save_dir, Path(note.read_text(errors="replace").strip()).name)
@@ -99,6 +101,10 @@ class AVSCheckpointer(DetectionCheckpointer):
                 later = [path for path in files if path.stat().st_mtime_ns > written and self._is_whole(path)]
                 return str(max([noted, *later], key=_iteration))
         return str(next(filter(self._is_whole, files), ""))
+
+    def tag_last_checkpoint(self, last_filename_basename: str) -> None:
+        if last_filename_basename != BEST:
+            super().tag_last_checkpoint(last_filename_basename)
 
     def _is_whole(self, path: Path) -> bool:
         if is_whole(path):

@@ -85,6 +85,10 @@ def add_transavs_config(cfg: CN) -> None:
 
 
 def _add_data_config(cfg: CN) -> None:
+    # Sets that are evaluated every TEST.EVAL_PERIOD iterations, under the true audio: the weights that are best on the
+    # first of them, by mIoU where there are several classes and by J elsewhere, are kept as model_best.pth and tested
+    # at the end. Empty: DATASETS.TEST is evaluated in their place, and the last weights count.
+    cfg.DATASETS.VAL = ()
     # Frames of the longest clip, one per second: T.
     cfg.INPUT.NUM_FRAMES = 5
     # Side of the square network input in pixels; scoring is done at the masks' own size.
@@ -94,6 +98,11 @@ def _add_data_config(cfg: CN) -> None:
     cfg.INPUT.TRAIN_FRAMES = 0
     # Objects, connected parts of one class, that are told apart in a frame's ground truth: the largest ones.
     cfg.INPUT.MAX_OBJECTS = 8
+    # Smallest and largest factor that the frames of a training clip are scaled by, to be cropped at random, or padded,
+    # back to IMAGE_SIZE; 1 and 1 = none.
+    cfg.INPUT.SCALE_JITTER = [1.0, 1.0]
+    # Brightness, contrast and saturation of a training clip change by a factor from 1 - this to 1 + this; 0 = none.
+    cfg.INPUT.COLOR_JITTER = 0.0
     # Share of training clips whose audio is replaced and whose target is emptied, and by what, in equal parts:
     # "silence", "noise" and "offscreen", the audio of a clip in which nothing sounds that is in view.
     cfg.INPUT.NEGATIVE_AUDIO_PROB = 0.0
@@ -133,6 +142,8 @@ def _add_backbone_config(cfg: CN) -> None:
     cfg.MODEL.TIMM.DROP_PATH_RATE = 0.0
     # Leading stages, with what comes before them, that are not trained.
     cfg.MODEL.TIMM.FROZEN_STAGES = 0
+    # Norm of each feature that the backbone gives, for models that leave theirs without one, such as Swin: "LN" or "".
+    cfg.MODEL.TIMM.OUT_NORM = ""
 
     # Names of modules whose activations are computed again in the backward pass, "*" for any characters, such as
     # ["backbone.res?.*", "query_decoder.decoder.*"]: less memory, more time.
@@ -199,8 +210,8 @@ def _add_criterion_config(cfg: CN) -> None:
     # Weights of the focal and Dice loss of a query's own mask, with the rules that give it one.
     cfg.MODEL.TRANSAVS.QUERY_MASK_WEIGHT = 5.0
     cfg.MODEL.TRANSAVS.QUERY_DICE_WEIGHT = 5.0
-    # Weight, per decoder layer with losses, and temperature of the contrastive loss between sounding objects and sounds,
-    # transavs/modeling/alignment.py; weight 0 leaves it out, as the paper does.
+    # Weight, per decoder layer with losses, and temperature of transavs/modeling/alignment.py: the contrastive loss
+    # between sounding objects and sounds. Weight 0 leaves it out, as the paper does.
     cfg.MODEL.TRANSAVS.ALIGNMENT_WEIGHT = 1.0
     cfg.MODEL.TRANSAVS.ALIGNMENT_TEMPERATURE = 0.1
     # d_0 of eq. (10), and what is added to squared distances before their reciprocal is taken.

@@ -30,6 +30,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "INPUT.IMAGE_SIZE": (SMALLEST_IMAGE, MAX_SIDE),
     "INPUT.TRAIN_FRAMES": (0, math.inf),
     "INPUT.MAX_OBJECTS": (1, math.inf),
+    "INPUT.COLOR_JITTER": (0, 1),
     "INPUT.NEGATIVE_AUDIO_PROB": (0, 1),
     "TEST.SCORE_SIZE": (0, MAX_SIDE),
     "TEST.FRAMES_AT_ONCE": (1, math.inf),
@@ -84,11 +85,13 @@ CHOICES: dict[str, Collection[Any]] = {
     "SOLVER.CLIP_GRADIENTS.CLIP_TYPE": ("full_model", "value", "norm"),  # transavs/engine/solver.py
     "MODEL.RESNETS.DEPTH": (18, 34, 50, 101, 152),
     "MODEL.RESNETS.NORM": NORMS,
+    "MODEL.TIMM.OUT_NORM": ("", "LN"),
     "MODEL.SEM_SEG_HEAD.NORM": NORMS,
     "MODEL.AUDIO_BACKBONE.SMALL_NORM": NORMS,
 }
 # Key -> how many numbers it lists (None: one or more), and the least of them.
 LISTS: dict[str, tuple[int | None, float]] = {
+    "INPUT.SCALE_JITTER": (2, 0.1),
     "MODEL.PIXEL_MEAN": (3, -math.inf),
     "MODEL.PIXEL_STD": (3, 1e-6),
     "MODEL.RESNETS.BASIC_CHANNELS": (4, 1),
@@ -167,7 +170,7 @@ def check_names(cfg: CfgNode) -> None:
         raise AVSInputError("DATASETS.TRAIN is empty: name a data set to train on")
     known = DatasetCatalog.list()
     ours = sorted(name for name in known if MetadataCatalog.get(name).get("evaluator_type") == "avs")
-    for key in ("DATASETS.TRAIN", "DATASETS.TEST"):
+    for key in ("DATASETS.TRAIN", "DATASETS.VAL", "DATASETS.TEST"):
         for name in _value(cfg, key):
             if name not in known:
                 raise AVSInputError(f"{key} holds {name!r}, which is not registered: choose from {', '.join(ours)}")

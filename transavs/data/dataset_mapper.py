@@ -16,6 +16,7 @@ from detectron2.data import transforms as T
 from transavs.cache import TensorCache
 from transavs.data.audio import load_log_mel
 from transavs.data.audio_conditions import NegativeAudio
+from transavs.data.augmentations import color_jitter, scale_jitter
 from transavs.data.clip_cache import build_clip_cache, clip_key
 from transavs.data.images import connected_objects, read_frame, read_mask
 from transavs.errors import AVSInputError
@@ -82,6 +83,10 @@ class AVSDatasetMapper:
     ) -> dict[str, Any]:
         size = cfg.INPUT.IMAGE_SIZE
         augmentations: list[T.Augmentation] = [T.Resize((size, size))]
+        if is_train and list(cfg.INPUT.SCALE_JITTER) != [1.0, 1.0]:
+            augmentations += scale_jitter(size, *cfg.INPUT.SCALE_JITTER)
+        if is_train and cfg.INPUT.COLOR_JITTER:
+            augmentations += color_jitter(cfg.INPUT.COLOR_JITTER, cfg.INPUT.FORMAT)
         if is_train and cfg.INPUT.RANDOM_FLIP != "none":
             augmentations.append(T.RandomFlip(horizontal=cfg.INPUT.RANDOM_FLIP == "horizontal"))
         return {
@@ -104,7 +109,8 @@ class AVSDatasetMapper:
         transforms = self.augmentations(T.AugInput(frames[0]))
         images = np.stack([transforms.apply_image(frame) for frame in frames])
         if self.is_train:
-            masks = np.stack([transforms.apply_segmentation(mask) for mask in masks])
+            # As bytes, which PIL resizes; they have been such in decode.
+            masks = np.stack([transforms.apply_segmentation(mask) for mask in masks.astype(np.uint8)])
         masks = masks.astype(np.int64)
         if replaced is not None:
             clip |= replaced

@@ -239,9 +239,7 @@ class Scene:
     backdrop: np.ndarray  # float (S, S, 3), RGB in [0, 1]
 
     @classmethod
-    def draw(
-        cls, looks: list[Look], scenery: Scenery, frames: int, size: int, rng: np.random.Generator
-    ) -> "Scene":
+    def draw(cls, looks: list[Look], scenery: Scenery, frames: int, size: int, rng: np.random.Generator) -> "Scene":
         """Place a body per look so that all can be seen in each of the first ``frames`` frames."""
         return cls(_place(looks, scenery, frames, rng), _background(size, scenery, rng))
 

@@ -72,7 +72,8 @@ def write_synthetic_video(
         what is seen and heard, SCENE_SECONDS each.
 
     Raises:
-        AVSInputError: a number is out of its range, there is no such difficulty, or see :class:`transavs.data.video_writer.VideoWriter`.
+        AVSInputError: a number is out of its range, there is no such difficulty, or see
+            :class:`transavs.data.video_writer.VideoWriter`.
     """
     chosen = choose(DIFFICULTIES, difficulty, "difficulty")
     if not 1 <= seconds * frame_rate < np.inf or not 0 < seconds <= LONGEST or seed < 0:
@@ -83,7 +84,9 @@ def write_synthetic_video(
     if min(size) < SMALLEST or max(size) > LARGEST:
         raise AVSInputError(f"frames of {size[1]} x {size[0]} pixels: give {SMALLEST} to {LARGEST} pixels a side")
     rng = np.random.default_rng([seed, *b"video"])
-    shots = [Shot.draw(chosen, min(LARGEST_SCENE, max(size)), rng) for _ in range(int(np.ceil(seconds / SCENE_SECONDS)))]
+    shots = [
+        Shot.draw(chosen, min(LARGEST_SCENE, max(size)), rng) for _ in range(int(np.ceil(seconds / SCENE_SECONDS)))
+    ]
     heard = np.concatenate([shot.wave for shot in shots])[None, : int(seconds * SAMPLE_RATE)]
     with VideoWriter(path, size, frame_rate, _blocks(heard), sample_rate=SAMPLE_RATE, channels=1) as writer:
         for number in tqdm(range(int(seconds * frame_rate)), unit="frame", desc=Path(path).name):

@@ -5,13 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from detectron2.engine import HookBase
+from detectron2.engine import BestCheckpointer, EvalHook, HookBase
 from detectron2.engine.hooks import PreciseBN
 from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
 from PIL import Image
 from torch import nn
 
+from transavs.checkpointer import BEST, AVSCheckpointer
 from transavs.modeling.criterion import AVSCriterion
 
 
@@ -83,11 +84,54 @@ class PreciseStatistics(PreciseBN):
         super().update_stats()
 
 
+class BestWeights(BestCheckpointer):
+    """detectron2's, for runs that are stopped and go on: the best metric is kept in the checkpoints.
+
+    It stands right after the hook that validates, on all ranks; only the main process writes.
+    """
+
+    def __init__(self, validation: EvalHook, *, period: int, checkpointer: AVSCheckpointer, metric: str):
+        """
+        Args:
+            validation: puts ``metric`` into the event storage, of all ranks.
+            period: of ``validation``, in iterations.
+            checkpointer: of the weights alone.
+            metric: the higher, the better.
+        """
+        super().__init__(period, checkpointer, metric, file_prefix=Path(BEST).stem)
+        self._validation = validation
+        self._path = Path(checkpointer.save_dir, BEST)
+
+    @property
+    def path(self) -> str:
+        """Of the best weights; "" where there are none."""
+        return str(self._path) if self.best_metric is not None else ""
+
+    def before_train(self) -> None:
+        """Validate the iteration that a run goes on from: its checkpoint was written before its validation."""
+        if self.trainer.start_iter:
+            self.trainer.iter = self.trainer.storage.iter = self.trainer.start_iter - 1
+            for hook in (self._validation, self):
+                hook.after_step()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"metric": self.best_metric, "iteration": self.best_iter}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        if self._path.exists():  # else the next ones are the best
+            self.best_metric, self.best_iter = state_dict["metric"], state_dict["iteration"]
+
+
 class FigureLogger(HookBase):
     """Hands the figure that the last evaluation drew to detectron2's event storage, and so to TensorBoard."""
 
-    def __init__(self, path: Path):
-        self._path = path
+    def __init__(self, path: Path, name: str = "evaluation"):
+        """
+        Args:
+            path: of the figure.
+            name: of the image in TensorBoard.
+        """
+        self._path, self._name = path, name
         self._shown = 0.0
 
     def before_train(self) -> None:
@@ -99,7 +143,7 @@ class FigureLogger(HookBase):
         self._shown = self._path.stat().st_mtime
         with Image.open(self._path) as figure:
             pixels = np.asarray(figure.convert("RGB"))
-        self.trainer.storage.put_image("evaluation", pixels.transpose(2, 0, 1))
+        self.trainer.storage.put_image(self._name, pixels.transpose(2, 0, 1))
 
     def after_train(self) -> None:
         self.after_step()

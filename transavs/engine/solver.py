@@ -9,7 +9,11 @@ from detectron2.solver.build import get_default_optimizer_params, maybe_add_grad
 from torch import nn
 
 FULL_MODEL = "full_model"
-NO_DECAY = ("query_content", "query_positions", "level_embedding")
+# Last parts of names: of TransAVS, and of the positions of Swin and other transformers, as in Mask2Former.
+NO_DECAY = (
+    *("query_content", "query_positions", "level_embedding"),
+    *("relative_position_bias_table", "absolute_pos_embed", "pos_embed"),
+)
 
 
 class ClippedAdamW(torch.optim.AdamW):

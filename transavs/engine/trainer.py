@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog, build_detection_test_loader, get_detection_dataset_dicts
-from detectron2.engine import DefaultTrainer, HookBase, TrainerBase, create_ddp_model
+from detectron2.engine import DefaultTrainer, EvalHook, HookBase, TrainerBase, create_ddp_model
 from detectron2.engine.hooks import PreciseBN
 from detectron2.evaluation import (
     DatasetEvaluator,
@@ -25,13 +25,19 @@ from detectron2.projects.deeplab import build_lr_scheduler
 from detectron2.utils import comm
 from torch import nn
 
-from transavs.checkpoint import checked_loading
+from transavs.checkpoint import checked_loading, load_weights
 from transavs.checkpointer import AVSCheckpointer
 from transavs.data.audio_conditions import AUDIO_CONDITIONS, NEGATIVE_AUDIO, NegativeAudio, apply_audio_condition
 from transavs.data.dataset_mapper import AVSDatasetMapper
 from transavs.data.train_loader import DrawnClips, build_train_loader
 from transavs.engine.guarded_trainer import GuardedTrainer
-from transavs.engine.hooks import FigureLogger, PreciseStatistics, RandomNumbersByIteration, ThresholdSchedule
+from transavs.engine.hooks import (
+    BestWeights,
+    FigureLogger,
+    PreciseStatistics,
+    RandomNumbersByIteration,
+    ThresholdSchedule,
+)
 from transavs.engine.solver import build_optimizer
 from transavs.evaluation.avs_evaluator import AVSEvaluator
 from transavs.evaluation.clip_figure import ClipFigure
@@ -44,7 +50,8 @@ from transavs.precision import autocast, find_precision
 from transavs.versions import version_changes
 
 FIGURE_NAME = "figure.png"
-PREDICTIONS, JOURNALS = "inference", "inference_journal"  # folders in OUTPUT_DIR
+# Folders in OUTPUT_DIR; the last one is also what the metrics of DATASETS.VAL are called in metrics.json.
+PREDICTIONS, JOURNALS, VALIDATION = "inference", "inference_journal", "val"
 
 
 class AVSTrainer(DefaultTrainer):
@@ -125,8 +132,13 @@ class AVSTrainer(DefaultTrainer):
     def build_hooks(self) -> list[HookBase]:
         hooks = [self._random_numbers, *super().build_hooks()]
         hooks = [self._precise_statistics() if isinstance(hook, PreciseBN) else hook for hook in hooks]
+        output = Path(self.cfg.OUTPUT_DIR)
         # Before the writers, which detectron2 puts last on the main process.
-        hooks.insert(-1, FigureLogger(Path(self.cfg.OUTPUT_DIR) / FIGURE_NAME))
+        hooks.insert(-1, FigureLogger(output / FIGURE_NAME))
+        if self.cfg.DATASETS.VAL:
+            hooks.insert(-1, FigureLogger(output / VALIDATION / FIGURE_NAME, "validation"))
+            place = next(place for place, hook in enumerate(hooks) if isinstance(hook, EvalHook))
+            hooks[place : place + 1] = self._build_validation_hooks()
         criterion = getattr(self._bare_model, "criterion", None)
         if isinstance(criterion, AVSCriterion):
             settings = self.cfg.MODEL.TRANSAVS
@@ -147,6 +159,34 @@ class AVSTrainer(DefaultTrainer):
         settings = cfg.TEST
         loader = partial(self.build_train_loader, cfg)
         return PreciseStatistics(settings.EVAL_PERIOD, self.model, loader, settings.PRECISE_BN.NUM_ITER)
+
+    def _build_validation_hooks(self) -> list[HookBase]:
+        """Validation that keeps the best weights, and the test of these at the end."""
+        names, period = self.cfg.DATASETS.VAL, self.cfg.TEST.EVAL_PERIOD
+        metric = "mIoU" if self.cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES > 2 else "J"
+        validation = EvalHook(period, self._validate)
+        best = BestWeights(
+            validation,
+            period=period,
+            checkpointer=AVSCheckpointer(self._bare_model, self.cfg.OUTPUT_DIR, self.cfg),
+            metric="/".join([VALIDATION, *(names[:1] if len(names) > 1 else ()), "sem_seg", metric]),
+        )
+        return [validation, best, EvalHook(0, lambda: self._test_best(best))]
+
+    def _validate(self) -> dict[str, Any]:
+        """Evaluate on DATASETS.VAL, with the files in a folder of their own; the same is returned on all ranks."""
+        cfg = self.cfg.clone()
+        cfg.defrost()
+        cfg.DATASETS.TEST, cfg.OUTPUT_DIR = cfg.DATASETS.VAL, str(Path(cfg.OUTPUT_DIR, VALIDATION))
+        cfg.TEST.AUDIO_CONDITIONS, cfg.TEST.SAVE_PREDICTIONS = ["true"], []
+        return {VALIDATION: comm.all_gather(self.test(cfg, self.model))[0]}
+
+    def _test_best(self, best: BestWeights) -> dict[str, Any]:
+        """Load what :meth:`_validate` found to be best, if anything was, and test it."""
+        if path := comm.all_gather(best.path)[0]:  # by now the main process has written it
+            load_weights(self._bare_model, self.cfg.OUTPUT_DIR, path)
+        self._last_eval_results = self.test(self.cfg, self.model)
+        return self._last_eval_results
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:

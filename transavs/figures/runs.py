@@ -12,7 +12,7 @@ from transavs.evaluation.results import RESULTS_NAME, breakdown
 from transavs.figures.charts import Curve
 
 METRICS_NAME = "metrics.json"
-USUAL_CURVES = ("total_loss", "sem_seg/J")
+USUAL_CURVES = ("total_loss", "val/sem_seg/J", "sem_seg/J")
 
 
 def read_curves(run: Path) -> dict[str, dict[int, float]]:

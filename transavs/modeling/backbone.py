@@ -10,9 +10,9 @@ from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone, ResNet
 from detectron2.modeling.backbone.resnet import BasicBlock, BasicStem
-from timm.layers import Format
+from timm.layers import Format, LayerNorm2d
 from timm.utils import freeze
-from torch import Tensor
+from torch import Tensor, nn
 
 from transavs.errors import AVSInputError, one_line
 
@@ -65,6 +65,7 @@ class TimmBackbone(Backbone):
         weights: str,
         drop_path_rate: float,
         frozen_stages: int,
+        out_norm: str = "",
     ):
         """
         Args:
@@ -76,6 +77,7 @@ class TimmBackbone(Backbone):
             weights: file of weights for the whole timm model instead, .pth or .safetensors; "" = none.
             drop_path_rate: of stochastic depth; 0 leaves the model's own default.
             frozen_stages: leading stages, with what comes before them, that are not trained.
+            out_norm: of each feature that is returned, a layer norm over its channels, "LN", or none, "".
 
         Raises:
             AVSInputError: timm has no such model, or none with stages to give or to freeze, or the weights cannot be
@@ -108,6 +110,8 @@ class TimmBackbone(Backbone):
             for feature, channels, stride in zip(self._names, info.channels(), info.reduction(), strict=True)
             if feature in out_features
         }
+        norm = LayerNorm2d if out_norm == "LN" else nn.Identity
+        self.norms = nn.ModuleDict({feature: norm(shape.channels) for feature, shape in self._shapes.items()})
         stages = [stage for stage, s in zip(info.module_name(), info.reduction(), strict=True) if s >= FINEST_STRIDE]
         self._freeze(name, stages[:frozen_stages])
 
@@ -139,6 +143,7 @@ class TimmBackbone(Backbone):
             "weights": settings.WEIGHTS,
             "drop_path_rate": settings.DROP_PATH_RATE,
             "frozen_stages": settings.FROZEN_STAGES,
+            "out_norm": settings.OUT_NORM,
         }
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
@@ -146,7 +151,8 @@ class TimmBackbone(Backbone):
         features = self.body(images)
         if self._channels_last:
             features = [feature.permute(0, 3, 1, 2).contiguous() for feature in features]
-        return {name: f for name, f in zip(self._names, features, strict=True) if name in self._shapes}
+        named = dict(zip(self._names, features, strict=True))
+        return {name: norm(named[name]) for name, norm in self.norms.items()}
 
     def output_shape(self) -> dict[str, ShapeSpec]:
         return self._shapes

@@ -86,7 +86,7 @@ class AttentionLayer(nn.Module):
         for parameter in self.parameters():
             if parameter.ndim > 1:
                 nn.init.xavier_uniform_(parameter)
-        # At the start a layer hands its queries on nearly as they are, so that a deep stack learns as a shallow one does.
+        # A layer starts by handing its queries on nearly as they are, so that a deep stack learns as a shallow one does.
         for branch_end in (self.attention.out_proj, self.feedforward[-1]):
             nn.init.xavier_uniform_(branch_end.weight, gain=RESIDUAL_GAIN)
             nn.init.zeros_(branch_end.bias)
