@@ -10,7 +10,7 @@ what photographs and recordings ask for: its 18 classes share all of them and di
 
 import csv
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -30,7 +30,7 @@ from transavs.errors import AVSInputError, choose
 from transavs.files import write_file, write_image, written_whole
 
 SAMPLE_RATE = 16000
-FAMILIES: tuple[Timbre, ...] = (
+FAMILIES: tuple[Callable[..., np.ndarray], ...] = (
     *(synthetic_sounds.violin, synthetic_sounds.bell, synthetic_sounds.siren),
     *(synthetic_sounds.motor, synthetic_sounds.surf, synthetic_sounds.bird),
 )

@@ -79,15 +79,14 @@ class AttentionLayer(nn.Module):
         super().__init__()
         self.attention = nn.MultiheadAttention(hidden_dim, num_heads, dropout=dropout, batch_first=True)
         self.attention_norm = nn.LayerNorm(hidden_dim)
-        self.feedforward = nn.Sequential(
-            nn.Linear(hidden_dim, dim_feedforward), nn.ReLU(inplace=True), nn.Linear(dim_feedforward, hidden_dim)
-        )
+        last = nn.Linear(dim_feedforward, hidden_dim)
+        self.feedforward = nn.Sequential(nn.Linear(hidden_dim, dim_feedforward), nn.ReLU(inplace=True), last)
         self.feedforward_norm = nn.LayerNorm(hidden_dim)
         for parameter in self.parameters():
             if parameter.ndim > 1:
                 nn.init.xavier_uniform_(parameter)
-        # A layer starts by handing its queries on nearly as they are, so that a deep stack learns as a shallow one does.
-        for branch_end in (self.attention.out_proj, self.feedforward[-1]):
+        # A layer starts by handing its queries on nearly as they are: a deep stack then learns as a shallow one does.
+        for branch_end in (self.attention.out_proj, last):
             nn.init.xavier_uniform_(branch_end.weight, gain=RESIDUAL_GAIN)
             nn.init.zeros_(branch_end.bias)
 
