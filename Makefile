@@ -28,14 +28,14 @@ install-browser:
 	$(if $(filter 0,$(shell id -u)),,sudo )apt-get install -y --no-install-recommends chromium
 
 $(QUICKSTART_DATA): | $(INSTALLED)
-	$(BIN)/python datasets/prepare_synthetic.py --subsets ms3 --size 112 --clips 600 40 80
+	$(BIN)/python datasets/prepare_synthetic.py --difficulty easy --subsets ms3 --size 112 --clips 600 40 80
 
 # A run that was stopped goes on from its last checkpoint; delete $(QUICKSTART) to start over.
 $(QUICKSTART)/results.json: | $(INSTALLED) $(QUICKSTART_DATA)
 	$(BIN)/python tools/train_net.py --config-file configs/quickstart.yaml --resume OUTPUT_DIR $(QUICKSTART)
 
 $(QUICKSTART_VIDEO): | $(INSTALLED)
-	$(BIN)/python datasets/prepare_video.py --output $@
+	$(BIN)/python datasets/prepare_video.py --difficulty easy --output $@
 
 $(QUICKSTART)/sounding.mp4: $(QUICKSTART)/results.json | $(QUICKSTART_VIDEO)
 	$(BIN)/python tools/demo.py --weights $(QUICKSTART)/model_final.pth --input $(QUICKSTART_VIDEO) --output $@ --fps 0
