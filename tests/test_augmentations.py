@@ -41,6 +41,7 @@ def squares(ms3_records: list[dict], tmp_path: Path) -> dict:
 @pytest.fixture
 def jittered(tiny_cfg):
     tiny_cfg.INPUT.IMAGE_SIZE, tiny_cfg.INPUT.RANDOM_FLIP = SIZE, "horizontal"
+    tiny_cfg.INPUT.TRAIN_FRAMES = 0
     tiny_cfg.INPUT.SCALE_JITTER, tiny_cfg.INPUT.COLOR_JITTER = [0.5, 2.0], 0.4
     return tiny_cfg
 

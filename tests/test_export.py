@@ -23,11 +23,15 @@ from transavs.modeling.transavs import TransAVS
 
 CLASSES = ("background", "dog", "guitar", "tuba")
 TINY = {
-    "TransAVS": ["MODEL.SEM_SEG_HEAD.NUM_CLASSES", "4", "MODEL.TRANSAVS.DEC_LAYERS", "1"],
+    # Queries that differ as after training: at its start the sound outweighs what is their own.
+    "TransAVS": [
+        *("MODEL.SEM_SEG_HEAD.NUM_CLASSES", "4", "MODEL.TRANSAVS.DEC_LAYERS", "1"),
+        *("MODEL.TRANSAVS.QUERY_CONTENT_STD", "3.0"),
+    ],
     # Windows that are shorter than the clip and do not divide it.
     "TPAVI": [*("MODEL.META_ARCHITECTURE", "TPAVI", "MODEL.TPAVI.HEAD_CHANNELS", "[8, 8]", "MODEL.TPAVI.WINDOW", "2")],
 }
-SPREAD = 1e-3  # at least, of the scores of one class
+SPREAD = 1e-3  # at least, of the scores of some class
 TOLERANCES = {".pt2": 1e-6, ".onnx": 1e-5}
 
 
@@ -80,7 +84,7 @@ def test_any_number_of_clips_is_scored_as_by_the_model(exported: tuple[ModelScor
         images, log_mel = random_clips(scorer.format, clips)
         expected, found = scorer(images, log_mel), loaded(images, log_mel)
         assert found.dtype == torch.float32
-        assert expected[:, :, 0].std() > SPREAD
+        assert expected.std((0, 1, 3, 4)).max() > SPREAD
         torch.testing.assert_close(found, expected, rtol=0, atol=TOLERANCES[path.suffix])
 
 

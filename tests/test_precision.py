@@ -42,7 +42,8 @@ def training(folder: Path, *settings: object) -> AVSTrainer:
     """A trainer of the same weights, clips and choices every time."""
     torch.manual_seed(0)
     settings = ("SEED", 0, "OUTPUT_DIR", folder, "MODEL.TRANSAVS.DELTA_1", [0, 0], *settings)
-    options = [*TINY_MODEL, "MODEL.TRANSAVS.DELTA_2", "[0, 0]", *map(str, settings)]
+    options = [*TINY_MODEL, "MODEL.TRANSAVS.DELTA_2", "[0, 0]", *("MODEL.TRANSAVS.AQDL_DISTANCE", "1e4")]
+    options += map(str, settings)
     return AVSTrainer(load_config(REPOSITORY / "configs/quickstart.yaml", options))
 
 
