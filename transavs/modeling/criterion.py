@@ -30,6 +30,7 @@ from transavs.modeling.losses import (
     share_of_frames,
 )
 from transavs.modeling.targets import QUERY_TARGETS, QueryTargets, Scene
+from transavs.precision import without_autocast
 
 
 @dataclass(frozen=True)
@@ -222,7 +223,7 @@ class AVSCriterion(nn.Module):
             weighted scalar losses; those of earlier decoder layers end in ``_0``, ``_1``, ...
         """
         # Sums over pixels and small probabilities are beyond half precision, and autocast would put them there.
-        with torch.autocast(masks.device.type, enabled=False):
+        with without_autocast(masks.device):
             return self._weighted_losses(_in_float32(outputs), masks, objects)
 
     def _weighted_losses(self, outputs: dict[str, Any], masks: Tensor, objects: Tensor) -> dict[str, Tensor]:
