@@ -56,7 +56,7 @@ def load_scorer(
 
 
 def default_device() -> str:
-    """Where PyTorch runs a model that nobody has named a device for."""
+    """Name the device for a model that nobody has named one for: a GPU where PyTorch sees one."""
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 

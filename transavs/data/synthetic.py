@@ -10,7 +10,7 @@ what photographs and recordings ask for: its 18 classes share all of them and di
 
 import csv
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -51,7 +51,7 @@ class Kind:
 
 @dataclass(frozen=True)
 class Difficulty:
-    """What makes a data set easy or hard to learn.
+    """Settings that make a data set easy or hard to learn.
 
     Attributes:
         kinds: classes by name.
@@ -77,6 +77,11 @@ class Difficulty:
         least, most = self.objects
         names = rng.choice(sorted(self.kinds), size=rng.integers(least, most + 1), replace=False)
         return {str(name): self.kinds[name] for name in names}
+
+    def mix(self, kinds: Iterable[Kind], sounding: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Sound of one clip, float64 (samples,), where bool ``sounding`` (objects, T) says which sounds when."""
+        timbres = [kind.timbre for kind in kinds]
+        return synthetic_sounds.mix(timbres, sounding, self.soundscape, SAMPLE_RATE, rng)
 
 
 def _distinct_kinds() -> dict[str, Kind]:
@@ -186,8 +191,7 @@ def write_clip(plan: ClipPlan) -> dict[str, str]:
     kinds = difficulty.draw_kinds(rng)
     images, visible = render_clip([kind.look for kind in kinds.values()], difficulty.scenery, frames, plan.size, rng)
     sounding = SOUNDING[plan.subset, plan.part](len(kinds), frames, difficulty.mute, rng)
-    timbres = [kind.timbre for kind in kinds.values()]
-    wave = synthetic_sounds.mix(timbres, sounding, difficulty.soundscape, SAMPLE_RATE, rng)
+    wave = difficulty.mix(kinds.values(), sounding, rng)
     heard = [name for name, seconds in zip(kinds, sounding, strict=True) if seconds.any()] or list(kinds)[:1]
     category = heard[0] if layout.mask_encoding == "binary" else "_".join(heard)
 
@@ -195,7 +199,8 @@ def write_clip(plan: ClipPlan) -> dict[str, str]:
     record = layout.record(plan.root, **names)
     for path, image in zip(record["file_names"], images, strict=True):
         _write_image(path, image)
-    ids = np.array([difficulty.class_ids[name] for name in kinds], dtype=np.uint8)
+    numbers = difficulty.class_ids
+    ids = np.array([numbers[name] for name in kinds], dtype=np.uint8)
     labeled = record["labeled_frames"]
     masks = [(ids[:, None, None] * (visible[:, k] & sounding[:, k, None, None])).max(0) for k in labeled]
     for path, mask in zip(record["mask_file_names"], masks, strict=True):

@@ -100,7 +100,7 @@ def bird(rng: np.random.Generator, n: int, sample_rate: int, pitch: float = 1.0)
 
 @dataclass(frozen=True)
 class Soundscape:
-    """What disturbs the sources of a clip.
+    """Disturbances of the sources of a clip.
 
     Attributes:
         gaps: largest share of a sounding second in which its source pauses.

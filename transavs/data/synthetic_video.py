@@ -8,7 +8,6 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from transavs.data import synthetic_sounds
 from transavs.data.synthetic import DIFFICULTIES, LARGEST, SAMPLE_RATE, SMALLEST, Difficulty, changing_sources
 from transavs.data.synthetic_scenes import Scene
 from transavs.data.video_writer import VideoWriter
@@ -39,9 +38,7 @@ class Shot:
         kinds = difficulty.draw_kinds(rng).values()
         scene = Scene.draw([kind.look for kind in kinds], difficulty.scenery, SCENE_SECONDS, side, rng)
         sounding = changing_sources(len(kinds), SCENE_SECONDS, difficulty.mute, rng)
-        timbres = [kind.timbre for kind in kinds]
-        wave = synthetic_sounds.mix(timbres, sounding, difficulty.soundscape, SAMPLE_RATE, rng)
-        return cls(scene, sounding, wave.astype(np.float32))
+        return cls(scene, sounding, difficulty.mix(kinds, sounding, rng).astype(np.float32))
 
     def truth(self, time: float, size: tuple[int, int]) -> np.ndarray:
         """Bool (H, W): what sounds at ``time`` seconds after the cut."""

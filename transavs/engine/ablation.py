@@ -42,7 +42,7 @@ class Run:
 
     @property
     def is_finished(self) -> bool:
-        """Whether its process has ended well; results alone may be those of an evaluation in the middle of training."""
+        """True once its process has ended well; results alone may be of an evaluation in the middle of training."""
         return self._mark.exists() and self.results.exists()
 
     @property

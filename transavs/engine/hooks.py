@@ -104,7 +104,7 @@ class BestWeights(BestCheckpointer):
 
     @property
     def path(self) -> str:
-        """Of the best weights; "" where there are none."""
+        """File of the best weights; "" where there are none."""
         return str(self._path) if self.best_metric is not None else ""
 
     def before_train(self) -> None:

@@ -18,7 +18,6 @@ from transavs.data.audio import SAMPLE_RATE, fit_seconds, log_mel_examples
 from transavs.data.images import connected_objects
 from transavs.data.synthetic import DIFFICULTIES
 from transavs.data.synthetic_scenes import render_clip
-from transavs.data.synthetic_sounds import mix
 from transavs.engine.measuring import Step, seconds, timed_parts
 from transavs.engine.solver import build_optimizer
 from transavs.modeling.activation_checkpoint import checkpoint_modules
@@ -53,7 +52,7 @@ def generated_clips(cfg: CfgNode, number: int, labeled: int) -> list[dict[str, A
         kinds = difficulty.draw_kinds(rng).values()
         images, visible = render_clip([kind.look for kind in kinds], difficulty.scenery, frames, size, rng)
         sounding = np.ones((len(kinds), frames), dtype=bool)
-        wave = mix([kind.timbre for kind in kinds], sounding, difficulty.soundscape, SAMPLE_RATE, rng)
+        wave = difficulty.mix(kinds, sounding, rng)
         masks = visible[:, :labeled].max(0).astype(np.int64)
         objects = np.stack([connected_objects(mask, cfg.INPUT.MAX_OBJECTS) for mask in masks])
         clips.append(

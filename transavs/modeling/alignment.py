@@ -7,8 +7,9 @@ The masks alone bind sounds to objects slowly: a model first learns what an obje
 tells the audio backbone and the mask features directly which belong together. It is not in the paper.
 """
 
+from collections.abc import Iterator
+
 import torch
-import torch.distributed as dist
 from detectron2.utils import comm
 from torch import Tensor, nn
 from torch.distributed.nn.functional import all_gather
@@ -48,7 +49,7 @@ class AudioVisualAlignment(nn.Module):
         seen, heard = self.visual_projection(pooled), self.audio_projection(audio)
         present = sizes > 0
         if comm.get_world_size() > 1:
-            seen, heard, present = (_gather_frames(values) for values in (seen, heard, present))
+            seen, heard, present = _gather_frames(seen, heard, present)
         return alignment_loss(seen, heard, present, self.temperature)
 
 
@@ -74,11 +75,10 @@ def alignment_loss(objects: Tensor, audio: Tensor, present: Tensor, temperature:
     return -(own * present).sum() / 2 / present.sum().clamp(min=1)
 
 
-def _gather_frames(values: Tensor) -> Tensor:
-    """(F, ...) of this rank -> those of all ranks, one after the other; gradients flow back to every rank."""
-    counts = [torch.zeros(1, dtype=torch.long, device=values.device) for _ in range(comm.get_world_size())]
-    dist.all_gather(counts, torch.tensor([len(values)], device=values.device))
-    frames = [int(count) for count in counts]
-    padding = values.new_zeros(max(frames) - len(values), *values.shape[1:])
-    gathered = all_gather(torch.cat([values, padding]))
-    return torch.cat([part[:count] for part, count in zip(gathered, frames, strict=True)])
+def _gather_frames(*tensors: Tensor) -> Iterator[Tensor]:
+    """(F, ...) each of this rank -> those of all ranks, one after the other; gradients flow back to every rank."""
+    counts = comm.all_gather(len(tensors[0]))
+    for values in tensors:
+        padding = values.new_zeros(max(counts) - len(values), *values.shape[1:])
+        gathered = all_gather(torch.cat([values, padding]))
+        yield torch.cat([part[:count] for part, count in zip(gathered, counts, strict=True)])

@@ -215,7 +215,7 @@ class AVSCriterion(nn.Module):
     def forward(self, outputs: dict[str, Any], masks: Tensor, objects: Tensor) -> dict[str, Tensor]:
         """
         Args:
-            outputs: of the query decoder, labelled frames only.
+            outputs: of :meth:`transavs.modeling.transavs.TransAVS.predict`, labeled frames only.
             masks: int64 (F, H, W) class ids.
             objects: int64 (F, H, W), 0 = none, else the number of the frame's object, at most ``max_objects``.
 

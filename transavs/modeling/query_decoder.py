@@ -199,9 +199,9 @@ class AudioQueryDecoder(nn.Module):
             frames: int64 (F,), which of the B * T frames are given; None: all.
 
         Returns:
-            ``audio_queries`` (F, N, d), ``pred_logits`` (F, N, K), ``pred_masks`` (F, N, h, w) logits; when training
-            also ``mask_features`` and ``audio`` (F, C), each frame's own second, and with deep supervision
-            ``aux_outputs``: a list of ``pred_logits`` and ``pred_masks`` of the earlier layers.
+            ``audio_queries`` (F, N, d), ``pred_logits`` (F, N, K), ``pred_masks`` (F, N, h, w) logits, and, when
+            training with deep supervision, ``aux_outputs``: a list of ``pred_logits`` and ``pred_masks`` of the
+            earlier layers.
         """
         audio_queries = self.audio_queries(audio, frames)
         values = [level.flatten(2).transpose(1, 2) + self.level_embedding[i] for i, level in enumerate(pyramid)]
@@ -216,9 +216,6 @@ class AudioQueryDecoder(nn.Module):
             if self.deep_supervision and self.training and number < len(self.decoder):
                 per_layer.append(self.predict(fused, mask_features))
         outputs: dict[str, Any] = {"audio_queries": audio_queries, **self.predict(fused, mask_features)}
-        if self.training:
-            seconds = audio.flatten(0, 1)
-            outputs |= {"mask_features": mask_features, "audio": seconds if frames is None else seconds[frames]}
         return outputs | {"aux_outputs": per_layer} if per_layer else outputs
 
     def audio_queries(self, audio: Tensor, frames: Tensor | None = None) -> Tensor:

@@ -73,7 +73,7 @@ class TransAVS(AVSModel):
         return getattr(self.query_decoder, "num_seconds", 0) != 1
 
     def predict(self, images: Tensor, audio_embedding: Tensor, frames: Tensor | None = None) -> dict[str, Any]:
-        """Outputs of the query decoder.
+        """Outputs of the query decoder; when training also ``mask_features`` and ``audio`` (F, C), each frame's own.
 
         Args:
             images: normalised, (F, 3, S, S).
@@ -82,7 +82,10 @@ class TransAVS(AVSModel):
         """
         mask_features, pyramid = self.pixel_decoder.forward_features(self.visual_features(images))
         outputs: dict[str, Any] = self.query_decoder(mask_features, pyramid, audio_embedding, frames)
-        return outputs
+        if not self.training:
+            return outputs
+        seconds = audio_embedding.flatten(0, 1)
+        return outputs | {"mask_features": mask_features, "audio": seconds if frames is None else seconds[frames]}
 
     def segment(self, images: Tensor, audio_embedding: Tensor) -> Tensor:
         """
