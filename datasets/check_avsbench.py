@@ -11,9 +11,9 @@ import sys
 from pathlib import Path
 
 from transavs.data.avsbench import LAYOUTS
-from transavs.data.doctor import check_avsbench
-from transavs.data.doctor_report import FAULT, summary
-from transavs.engine.command_line import check_output, run_tool, whole_number, write_json
+from transavs.data.integrity.check import check_avsbench
+from transavs.data.integrity.report import FAULT, summary
+from transavs.utils.command_line import check_output, run_tool, whole_number, write_json
 
 FAULTS_FOUND = 1
 

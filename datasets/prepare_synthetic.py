@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 from transavs.data.avsbench import LAYOUTS, SOURCES, SPLITS
-from transavs.data.synthetic import DIFFICULTIES, write_synthetic
-from transavs.engine.command_line import run_tool
+from transavs.data.synthetic.dataset import DIFFICULTIES, write_synthetic
+from transavs.utils.command_line import run_tool
 
 DATASETS = Path(os.environ.get("DETECTRON2_DATASETS", "datasets"))
 

@@ -4,9 +4,9 @@
 import argparse
 from pathlib import Path
 
-from transavs.data.synthetic import DIFFICULTIES
-from transavs.data.synthetic_video import write_synthetic_video
-from transavs.engine.command_line import run_tool
+from transavs.data.synthetic.dataset import DIFFICULTIES
+from transavs.data.synthetic.video import write_synthetic_video
+from transavs.utils.command_line import run_tool
 
 
 def main() -> None:

@@ -1,6 +1,5 @@
 """Small data on disk and small models that the tests share."""
 
-import json
 import logging
 import os
 import runpy
@@ -11,22 +10,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from bad_inputs import Good
 from detectron2.data import DatasetCatalog
 from detectron2.utils.logger import setup_logger
-from web_inputs import write_noise, write_video
+from helpers.bad_inputs import Good
+from helpers.repository import REPOSITORY, TINY_MODEL
+from helpers.web_inputs import write_noise, write_video
 
-from transavs.config import load_config
+from transavs.config.load import load_config
 from transavs.data.avsbench import LAYOUTS, SOURCES, load_avsbench, register_all_avsbench
-from transavs.data.synthetic import write_synthetic
-
-REPOSITORY = Path(__file__).parent.parent
-TINY_MODEL = [
-    *("MODEL.DEVICE", "cpu", "INPUT.IMAGE_SIZE", "32", "DATALOADER.NUM_WORKERS", "0", "SOLVER.IMS_PER_BATCH", "2"),
-    *("MODEL.RESNETS.BASIC_CHANNELS", "[8, 12, 16, 24]", "MODEL.AUDIO_BACKBONE.SMALL_CHANNELS", "[4, 4, 8, 8]"),
-    *("MODEL.SEM_SEG_HEAD.CONVS_DIM", "16", "MODEL.TRANSAVS.HIDDEN_DIM", "16"),
-    *("MODEL.TRANSAVS.NUM_OBJECT_QUERIES", "5", "MODEL.TRANSAVS.DIM_FEEDFORWARD", "32"),
-]
+from transavs.data.synthetic.dataset import write_synthetic
 
 
 @pytest.fixture(scope="session")
@@ -52,10 +44,6 @@ def tiny_catalog(tiny_datasets: Path) -> Iterator[None]:
     register_again(tiny_datasets)
     yield
     register_again(os.environ.get("DETECTRON2_DATASETS", "datasets"))
-
-
-def read_metrics(folder: Path) -> list[dict]:
-    return [json.loads(line) for line in (folder / "metrics.json").read_text().splitlines()]
 
 
 @pytest.fixture

@@ -14,16 +14,16 @@ import torch
 from detectron2.config import CfgNode
 from tabulate import tabulate
 
-from transavs.config import load_config
-from transavs.engine.benchmark import DIGITS, HEADER, compare, growth_panels, growth_table, parts_table, table
-from transavs.engine.command_line import check_output, run_tool, write_json
+from transavs.analysis.benchmark import DIGITS, HEADER, compare, growth_panels, growth_table, parts_table, table
+from transavs.analysis.pipeline import shares, surroundings
+from transavs.analysis.workload import Workload
+from transavs.config.load import load_config
 from transavs.engine.launch import flush_subnormal_numbers
-from transavs.engine.subjects import Workload
-from transavs.engine.surroundings import shares, surroundings
-from transavs.errors import AVSInputError
-from transavs.figures.charts import draw_growth
-from transavs.modeling.base import check_device
-from transavs.visualizer import check_figure_path
+from transavs.modeling.meta_arch import check_device
+from transavs.utils.command_line import check_output, run_tool, write_json
+from transavs.utils.errors import AVSInputError
+from transavs.visualization.charts import draw_growth
+from transavs.visualization.clips import check_figure_path
 
 CLIPS = "clips"  # what --vary calls the batch, which no key of a config holds
 LARGEST_STRIDE = 32
@@ -80,7 +80,7 @@ def settings(args: argparse.Namespace, key: str = "", value: int = 0) -> Setting
     if not 1 <= labeled <= frames or args.rounds < 1 or clips < 1:
         raise AVSInputError(
             f"--labeled-frames {labeled} --rounds {args.rounds} --clips {clips}: give 1 or more, "
-            f"and no more labelled frames than the {frames} of a clip"
+            f"and no more labeled frames than the {frames} of a clip"
         )
     if args.compile and args.compile not in (backends := torch.compiler.list_backends(exclude_tags=())):
         raise AVSInputError(f"torch.compile has no backend '{args.compile}' here: choose from {', '.join(backends)}")

@@ -11,8 +11,8 @@ import argparse
 import shlex
 import sys
 
-from transavs.conversion import KINDS, convert_weights
-from transavs.engine.command_line import run_tool
+from transavs.checkpoint.convert import KINDS, convert_weights
+from transavs.utils.command_line import run_tool
 
 
 def main() -> None:

@@ -12,9 +12,9 @@ from pathlib import Path
 from detectron2.utils.logger import setup_logger
 
 from transavs.demo.arguments import add_model_arguments, load_predictor
-from transavs.demo.run import Targets, find_videos, segment_video, segment_videos
-from transavs.engine.command_line import USAGE_ERROR, run_tool
-from transavs.errors import AVSInputError
+from transavs.demo.process_videos import Targets, find_videos, segment_video, segment_videos
+from transavs.utils.command_line import USAGE_ERROR, run_tool
+from transavs.utils.errors import AVSInputError
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -29,7 +29,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--smoothing", type=float, default=0, help="seconds over which scores are averaged; off by default"
     )
-    parser.add_argument("--overlap", type=int, help="seconds that neighbouring windows share, see AVSPredictor")
+    parser.add_argument("--overlap", type=int, help="seconds that neighboring windows share, see AVSPredictor")
     args = parser.parse_args()
     if args.output is None and args.masks is None and args.json is None:
         single = len(args.input) == 1 and not args.input[0].is_dir()

@@ -3,16 +3,16 @@
 
 FILE.pt2: a torch.export program, for PyTorch. FILE.onnx: a graph for ONNX Runtime (pip install "transavs[export]").
 Inputs: images (B, T, 3, S, S), float32 pixels 0 ... 255, and log_mel (B, T, 1, 96, 64), for any number of clips B.
-Output: scores (B, T, K, S, S) in [0, 1].
+Output: probabilities (B, T, K, S, S) in [0, 1].
 """
 
 import argparse
 import sys
 from pathlib import Path
 
-from transavs.clip_scorer import ModelScorer
-from transavs.engine.command_line import run_tool
-from transavs.export import export_model
+from transavs.inference.backends import PyTorchBackend
+from transavs.inference.export import export_model
+from transavs.utils.command_line import run_tool
 
 
 def main() -> None:
@@ -21,13 +21,13 @@ def main() -> None:
     parser.add_argument("--config-file", help="in place of the config that the checkpoint carries")
     parser.add_argument("--output", required=True, help="file to write (.pt2 or .onnx)")
     args = parser.parse_args()
-    scorer = ModelScorer.from_checkpoint(args.weights, "cpu", args.config_file)
-    difference = export_model(scorer, args.output)
-    takes = scorer.format
+    backend = PyTorchBackend.from_checkpoint(args.weights, "cpu", args.config_file)
+    difference = export_model(backend, args.output)
+    takes = backend.format
     sys.stdout.write(
         f"{args.output}: {Path(args.output).stat().st_size / 1e6:.1f} MB, clips of {takes.num_frames} frames of "
         f"{takes.image_size} pixels ({takes.image_format}), {len(takes.class_names)} classes\n"
-        f"largest difference from the checkpoint's scores: {difference:.1g}\n"
+        f"largest difference from the checkpoint's probabilities: {difference:.1g}\n"
     )
 
 

@@ -9,8 +9,8 @@ import os
 import sys
 from pathlib import Path
 
-from transavs.engine.ablation import collect, draw_runs, execute, plan, tabulate_runs, write_tables
-from transavs.engine.command_line import run_tool, whole_number
+from transavs.analysis.ablation import collect, draw_runs, execute, plan, tabulate_runs, write_tables
+from transavs.utils.command_line import run_tool, whole_number
 
 TRAIN_NET = Path(__file__).with_name("train_net.py")  # lies beside this file in a checkout and in a wheel
 

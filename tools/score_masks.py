@@ -9,9 +9,9 @@ import sys
 from pathlib import Path
 
 from transavs.data.avsbench import LAYOUTS
-from transavs.engine.command_line import check_output, run_tool, write_json
 from transavs.evaluation.mask_folders import SETTINGS, score_mask_folders
 from transavs.evaluation.results import results_table
+from transavs.utils.command_line import check_output, run_tool, write_json
 
 
 def main() -> None:

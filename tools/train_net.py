@@ -10,13 +10,13 @@ from detectron2.evaluation import verify_results
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
-from transavs.checkpoint import load_weights
-from transavs.config import find_config, load_config
+from transavs.checkpoint.load import load_weights
+from transavs.checkpoint.versions import versions
+from transavs.config.load import find_config, load_config
 from transavs.engine import AVSTrainer
-from transavs.engine.command_line import run_tool
 from transavs.engine.launch import launch
-from transavs.modeling.inference import optimize_for_inference
-from transavs.versions import versions
+from transavs.modeling.optimize import optimize_for_inference
+from transavs.utils.command_line import run_tool
 
 
 def setup(args: Namespace) -> CfgNode:
@@ -36,7 +36,7 @@ def main(args: Namespace) -> None:
         model = AVSTrainer.build_model(cfg)
         load_weights(model, cfg.OUTPUT_DIR, cfg.MODEL.WEIGHTS, resume=args.resume)
         optimize_for_inference(model)
-        results = AVSTrainer.test(cfg, model, resumable=True)
+        results = AVSTrainer.test(cfg, model)
         if comm.is_main_process():
             verify_results(cfg, results)
         return

@@ -10,16 +10,16 @@ from pathlib import Path
 import torch
 from detectron2.data import MetadataCatalog
 
-from transavs.checkpoint import load_model
+from transavs.checkpoint.load import load_model
 from transavs.data.audio_conditions import AUDIO_CONDITIONS
 from transavs.data.dataset_mapper import AVSDatasetMapper
-from transavs.engine.command_line import run_tool
-from transavs.figures.charts import draw_curves, draw_groups
-from transavs.figures.inputs import distinct_names, load_records, pick_records
-from transavs.figures.model_grid import compare_models, model_sources
-from transavs.figures.queries import draw_queries
-from transavs.figures.runs import collect_categories, collect_curves
-from transavs.visualizer import FORMATS, check_figure_path, draw_clips
+from transavs.utils.command_line import run_tool
+from transavs.visualization.charts import draw_curves, draw_groups
+from transavs.visualization.clips import FORMATS, check_figure_path, draw_clips
+from transavs.visualization.model_grid import compare_models, model_sources
+from transavs.visualization.queries import draw_queries
+from transavs.visualization.records import distinct_names, load_records, pick_records
+from transavs.visualization.runs import collect_categories, collect_curves
 
 
 def grid(args: argparse.Namespace) -> None:

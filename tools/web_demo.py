@@ -11,8 +11,8 @@ from detectron2.utils.logger import setup_logger
 
 from transavs.demo.arguments import add_model_arguments, load_predictor
 from transavs.demo.session import Limits
-from transavs.engine.command_line import run_tool
-from transavs.errors import AVSInputError
+from transavs.utils.command_line import run_tool
+from transavs.utils.errors import AVSInputError
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -31,7 +31,7 @@ def main() -> None:
     if not 0 < args.port < 2**16:
         raise AVSInputError(f"--port is {args.port}: give one from 1 to {2**16 - 1}")
     limits = Limits(args.max_seconds, args.max_megabytes)
-    from transavs.demo.web import serve  # says so where gradio is missing, and takes seconds to import
+    from transavs.demo.web import serve
 
     serve(load_predictor(args), host=args.host, port=args.port, limits=limits)
 

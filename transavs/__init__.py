@@ -4,9 +4,9 @@ Importing the package registers the data sets and every component with detectron
 """
 
 from transavs import data, modeling
-from transavs.config import add_transavs_config
-from transavs.errors import AVSInputError
-from transavs.predictor import AVSPredictor
+from transavs.config import add_transavs_config, load_config
+from transavs.inference import AVSPredictor
+from transavs.utils.errors import AVSInputError
 
-__all__ = ["AVSInputError", "AVSPredictor", "add_transavs_config", "data", "modeling"]
+__all__ = ["AVSInputError", "AVSPredictor", "add_transavs_config", "data", "load_config", "modeling"]
 __version__ = "0.1.0"

@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 from tabulate import tabulate
 
-from transavs.data.synthetic_video import write_synthetic_video
-from transavs.data.video import Video
+from transavs.data.synthetic.video import write_synthetic_video
+from transavs.media.video_reader import Video
 
 DEMO = Path(__file__).parents[2] / "tools/demo.py"
 LAG_RATE, LONGEST_LAG = 16000, 0.2  # Hz, seconds

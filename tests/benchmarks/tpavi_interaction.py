@@ -24,11 +24,11 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from published_tpavi import CHANNELS, PublishedTPAVI, direct_interaction
+from helpers.published_tpavi import CHANNELS, PublishedTPAVI, direct_interaction
 
-from transavs.config import load_config
-from transavs.engine.measuring import added_peak_memory, interleaved_times
-from transavs.modeling.inference import optimize_for_inference
+from transavs.analysis.timing import added_peak_memory, interleaved_times
+from transavs.config.load import load_config
+from transavs.modeling.optimize import optimize_for_inference
 
 CONFIG = Path(__file__).parents[2] / "configs/tpavi/s4_r50.yaml"
 FRAMES, STRIDES, SMALLEST = 5, (4, 8, 16, 32), 32

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from transavs.errors import AVSInputError
+from transavs.utils.errors import AVSInputError
 
 Record = dict[str, Any]
 AUDIO_KEYS = ("audio_file", "log_mel_file", "noise_seed")
@@ -57,7 +57,7 @@ NEGATIVE_AUDIO: dict[str, Replacement] = {"silence": _silence, "noise": _noise, 
 AUDIO_CONDITIONS = {
     "true": "",
     "shuffled": "_shuffled",
-    "silence": "_silent",
+    "silence": "_silence",
     "noise": "_noise",
     "offscreen": "_offscreen",
 }

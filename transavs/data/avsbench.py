@@ -2,8 +2,8 @@
 
 A record holds ``video_id, category``, the classes that it ``sounds`` of and has ``in_view`` as far as the csv tells,
 ``file_names`` (T frame paths), ``mask_file_names`` (L paths below ``mask_root``), ``mask_encoding`` (see
-:func:`transavs.data.images.read_mask`), ``labeled_frames`` (L frame indices), ``audio_file``, ``log_mel_file`` or None.
-Nothing else tells the subsets apart downstream.
+:func:`transavs.media.images.read_mask`), ``labeled_frames`` (L frame indices), ``audio_file``, and ``log_mel_file`` or
+None. Nothing else tells the subsets apart downstream.
 """
 
 import csv
@@ -20,7 +20,7 @@ from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from transavs.errors import AVSInputError, choose
+from transavs.utils.errors import AVSInputError, choose
 
 SPLITS = ("train", "val", "test")
 # What any csv may say beside AVSBench's own columns: the classes that sound at some time, and all that are in view.
@@ -52,7 +52,7 @@ class Layout:
     first_frame: int = 1  # what ``{k}`` is for the first frame
     labeled_frames: dict[tuple[str, str], tuple[int, ...]] = field(default_factory=dict)  # by part, split; else all
     mask_encoding: str = "binary"
-    colour_masks: str = ""  # the same masks again, in the colours of a palette
+    color_masks: str = ""  # the same masks again, in the colors of a palette
     class_names: str | tuple[str, ...] = ("background", "sounding")  # or a JSON file whose keys are they, in order
 
     def frame_indices(self, part: str, split: str) -> tuple[int, ...]:
@@ -157,7 +157,7 @@ LAYOUTS = {
         first_frame=0,
         frames="{part}/{video}/frames/{k}.jpg",
         masks="{part}/{video}/labels_semantic/{k}.png",
-        colour_masks="{part}/{video}/labels_rgb/{k}.png",
+        color_masks="{part}/{video}/labels_rgb/{k}.png",
         audio="{part}/{video}/audio.wav",
         num_frames={"v1s": 5, "v1m": 5, "v2": 10},
         labeled_frames={("v1s", "train"): (0,)},
@@ -167,9 +167,9 @@ LAYOUTS = {
 }
 
 # Data set name -> what to do where it is missing, and the root of each subset below $DETECTRON2_DATASETS.
-AVSBENCH_MEND = "get AVSBench as datasets/README.md says"
+AVSBENCH_HINT = "get AVSBench as datasets/README.md says"
 SOURCES = {
-    "avsbench": (AVSBENCH_MEND, {"s4": "AVSBench_object", "ms3": "AVSBench_object", "avss": "AVSBench_semantic"}),
+    "avsbench": (AVSBENCH_HINT, {"s4": "AVSBench_object", "ms3": "AVSBench_object", "avss": "AVSBench_semantic"}),
     "synthetic": (
         "run datasets/prepare_synthetic.py (without a checkout transavs-prepare-synthetic)",
         {"s4": "synthetic", "ms3": "synthetic", "avss": "synthetic/AVSBench_semantic"},
@@ -179,13 +179,13 @@ SOURCES = {
 RENAMED = {"AVSBench_object": (".",), "AVSBench_semantic": ("AVSS",)}
 
 
-def read_clip_names(root: str | Path, subset: str, mend: str = AVSBENCH_MEND) -> dict[int, dict[str, str]]:
+def read_clip_names(root: str | Path, subset: str, hint: str = AVSBENCH_HINT) -> dict[int, dict[str, str]]:
     """Read the csv of one subset as it stands; no value is checked.
 
     Args:
         root: of the subset, the folder that its layout's paths begin in.
         subset: key of LAYOUTS.
-        mend: what the user should do where the tree is missing; ends the error message.
+        hint: what the user should do where the tree is missing; ends the error message.
 
     Returns:
         ``video, category, split, part, sounds, in_view`` by line number of the csv; "" for what it does not say.
@@ -196,7 +196,7 @@ def read_clip_names(root: str | Path, subset: str, mend: str = AVSBENCH_MEND) ->
     layout = choose(LAYOUTS, subset, "subset")
     meta = Path(root) / layout.meta
     if not meta.is_file():
-        raise AVSInputError(f"{meta} does not exist: {mend}, or point DETECTRON2_DATASETS at the folder that holds it")
+        raise AVSInputError(f"{meta} does not exist: {hint}, or point DETECTRON2_DATASETS at the folder that holds it")
     try:
         with open(meta, newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
@@ -217,14 +217,14 @@ def read_clip_names(root: str | Path, subset: str, mend: str = AVSBENCH_MEND) ->
     }
 
 
-def load_avsbench(root: str | Path, subset: str, split: str, mend: str = AVSBENCH_MEND) -> list[dict[str, Any]]:
+def load_avsbench(root: str | Path, subset: str, split: str, hint: str = AVSBENCH_HINT) -> list[dict[str, Any]]:
     """Read the csv of one subset and list the records of one split.
 
     Args:
         root: of the subset, the folder that its layout's paths begin in.
         subset: key of LAYOUTS.
         split: one of SPLITS.
-        mend: what the user should do where the tree is missing; ends the error message.
+        hint: what the user should do where the tree is missing; ends the error message.
 
     Returns:
         records, in the order of the csv.
@@ -235,7 +235,7 @@ def load_avsbench(root: str | Path, subset: str, split: str, mend: str = AVSBENC
     """
     layout, root = choose(LAYOUTS, subset, "subset"), Path(root)
     meta = root / layout.meta
-    clips = [names for names in read_clip_names(root, subset, mend).values() if names["split"] == split]
+    clips = [names for names in read_clip_names(root, subset, hint).values() if names["split"] == split]
     if not clips:
         raise AVSInputError(f"{meta} lists no clip with split '{split}': restore the file")
     for names in clips:
@@ -253,12 +253,12 @@ def load_avsbench(root: str | Path, subset: str, split: str, mend: str = AVSBENC
 
 
 def _with_masks_there_are(layout: Layout, root: Path, names: dict[str, str]) -> dict[str, Any]:
-    """The record of a clip; where its masks are there in colours alone, with those."""
+    """The record of a clip; where its masks are there in colors alone, with those."""
     record = layout.record(root, **names)
-    if layout.colour_masks and not Path(record["mask_file_names"][0]).exists():
-        colour_masks = layout.frame_paths(root, layout.colour_masks, record["labeled_frames"], **names)
-        if Path(colour_masks[0]).exists():
-            return record | {"mask_file_names": colour_masks, "mask_encoding": "palette"}
+    if layout.color_masks and not Path(record["mask_file_names"][0]).exists():
+        color_masks = layout.frame_paths(root, layout.color_masks, record["labeled_frames"], **names)
+        if Path(color_masks[0]).exists():
+            return record | {"mask_file_names": color_masks, "mask_encoding": "palette"}
     return record
 
 
@@ -269,11 +269,11 @@ def subset_root(datasets_root: str | Path, folder: str, subset: str) -> Path:
 
 
 def _load_registered(
-    name: str, datasets_root: str | Path, folder: str, subset: str, split: str, mend: str
+    name: str, datasets_root: str | Path, folder: str, subset: str, split: str, hint: str
 ) -> list[dict[str, Any]]:
     """The records of a registered data set; names its classes in the metadata, which may take reading a file."""
     root = subset_root(datasets_root, folder, subset)
-    records = load_avsbench(root, subset, split, mend)
+    records = load_avsbench(root, subset, split, hint)
     MetadataCatalog.get(name).set(stuff_classes=LAYOUTS[subset].read_class_names(root))
     return records
 
@@ -283,11 +283,11 @@ def register_all_avsbench(root: str | Path) -> None:
 
     ``stuff_classes`` stands in the metadata once the data set has been loaded.
     """
-    for source, (mend, folders) in SOURCES.items():
+    for source, (hint, folders) in SOURCES.items():
         for subset, folder in folders.items():
             for split in SPLITS:
                 name = f"{source}_{subset}_{split}"
-                DatasetCatalog.register(name, partial(_load_registered, name, root, folder, subset, split, mend))
+                DatasetCatalog.register(name, partial(_load_registered, name, root, folder, subset, split, hint))
                 MetadataCatalog.get(name).set(evaluator_type="avs")
 
 

@@ -13,8 +13,8 @@ import torch
 import torchaudio
 from detectron2.config import CfgNode
 
-from transavs.cache import TensorCache
 from transavs.data import audio
+from transavs.utils.tensor_cache import TensorCache
 
 # Raise the number when what the mapper keeps for the same sources and settings changes. What the libraries decode,
 # resize and transform may change with each of their versions.

@@ -1,6 +1,6 @@
 """One record -> the tensors of one clip, with the same augmentation for all of its frames.
 
-Shape legend: T frames, L labelled frames, H x W the size that masks are scored at, S x S the network's input size.
+Shape legend: T frames, L labeled frames, H x W the size that masks are scored at, S x S the network's input size.
 """
 
 import copy
@@ -13,13 +13,13 @@ import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.data import transforms as T
 
-from transavs.cache import TensorCache
 from transavs.data.audio import load_log_mel
 from transavs.data.audio_conditions import NegativeAudio
 from transavs.data.augmentations import color_jitter, scale_jitter
 from transavs.data.clip_cache import build_clip_cache, clip_key
-from transavs.data.images import connected_objects, read_frame, read_mask
-from transavs.errors import AVSInputError
+from transavs.media.images import connected_objects, read_frame, read_mask
+from transavs.utils.errors import AVSInputError
+from transavs.utils.tensor_cache import TensorCache
 
 
 class AVSDatasetMapper:
@@ -56,7 +56,7 @@ class AVSDatasetMapper:
             image_format: channel order of the model, "RGB" or "BGR".
             is_train: transform the masks with the frames and find the objects in them.
             num_classes: K; masks with other class ids are refused.
-            max_objects: see :func:`transavs.data.images.connected_objects`.
+            max_objects: see :func:`transavs.media.images.connected_objects`.
             score_size: H and W when testing; 0 = the clip's own.
             train_frames: L when training, drawn from the frames that have masks; 0 = all of them.
             negative_audio: replaces the audio of some clips, and empties their masks. What replaces it is not

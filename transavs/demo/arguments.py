@@ -4,14 +4,14 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from transavs.precision import PRECISIONS
-from transavs.predictor import AVSPredictor
+from transavs.inference.predictor import AVSPredictor
+from transavs.utils.precision import PRECISIONS
 
 WEIGHTS = Path("output/quickstart/model_final.pth")
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add ``--weights``, ``--config-file``, ``--device`` and ``--precision``."""
+    """Add ``--weights``, ``--config-file``, ``--device``, ``--precision`` and ``--trust-program``."""
     parser.add_argument(
         "--weights", type=Path, default=WEIGHTS, help="checkpoint or exported model; the quickstart's by default"
     )
@@ -20,10 +20,16 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--precision", choices=PRECISIONS, default="float32", help="that a checkpoint computes in; float32 by default"
     )
+    parser.add_argument("--trust-program", action="store_true", help="load a .pt2 file, which may run code")
 
 
 def load_predictor(args: argparse.Namespace, **options: Any) -> AVSPredictor:
-    """The predictor that the arguments of :func:`add_model_arguments` name; ``options`` are of its constructor."""
+    """Load the predictor that the arguments of :func:`add_model_arguments` name; ``options`` are of its constructor."""
     return AVSPredictor.from_checkpoint(
-        args.weights, device=args.device, config_file=args.config_file, precision=args.precision, **options
+        args.weights,
+        device=args.device,
+        config_file=args.config_file,
+        precision=args.precision,
+        trust_program=args.trust_program,
+        **options,
     )

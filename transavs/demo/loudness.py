@@ -3,9 +3,9 @@
 import cv2
 import numpy as np
 
-from transavs.data.audio import SAMPLE_RATE
-from transavs.data.sound import Sound
-from transavs.predictor import SILENCE_DB, loudness
+from transavs.inference.predictor import SILENCE_DB, loudness
+from transavs.media.audio_file import SAMPLE_RATE
+from transavs.media.audio_stream import Sound
 
 LEVELS_PER_SECOND = 20
 QUIETEST_DRAWN = -60.0  # dB of full scale, the bottom of the strip
@@ -39,7 +39,7 @@ def loudness_per_second(levels: np.ndarray) -> list[float]:
 
 
 class LoudnessStrip:
-    """The loudness of a whole video as a band of pixels, with what has been played in colour."""
+    """The loudness of a whole video as a band of pixels, with what has been played in color."""
 
     def __init__(self, levels: np.ndarray, duration: float, size: tuple[int, int]):
         """

@@ -13,16 +13,16 @@ from typing import Any, TextIO
 import cv2
 import numpy as np
 
-from transavs.data.images import encode_mask
-from transavs.data.sound import Sound
-from transavs.data.video import Video, VideoFrame
-from transavs.data.video_writer import VideoWriter, sound_of
 from transavs.demo.loudness import LoudnessStrip, loudness_per_second
-from transavs.errors import AVSInputError
 from transavs.evaluation.prediction_writer import WHITE
-from transavs.files import write_image
-from transavs.prediction import FramePrediction, SoundingObject
-from transavs.visualizer import overlay, write_names
+from transavs.inference.prediction import FramePrediction, SoundingObject
+from transavs.media.audio_stream import Sound
+from transavs.media.images import encode_mask
+from transavs.media.video_reader import Video, VideoFrame
+from transavs.media.video_writer import VideoWriter, sound_of
+from transavs.utils.atomic_files import write_image
+from transavs.utils.errors import AVSInputError
+from transavs.visualization.clips import overlay, write_names
 
 STRIP_SHARE, STRIP_PIXELS = 0.1, 24  # height of the loudness strip: of the frame's, and at least
 
@@ -55,7 +55,7 @@ def class_map(objects: Sequence[SoundingObject], size: tuple[int, int]) -> np.nd
 
 
 class OverlayVideo(Output):
-    """The video with what sounds in colour, a strip of its loudness below, and the sound.
+    """The video with what sounds in color, a strip of its loudness below, and the sound.
 
     Where there are several classes their names are written into the picture.
     """
@@ -71,7 +71,7 @@ class OverlayVideo(Output):
         """
         Args:
             video: that is predicted; its frames are read again beside the predictions.
-            path: of the file, see :class:`transavs.data.video_writer.VideoWriter`.
+            path: of the file, see :class:`transavs.media.video_writer.VideoWriter`.
             levels: see :func:`transavs.demo.loudness.loudness_levels`.
             heard: to be played in place of the video's own sound.
             max_side: larger frames are drawn smaller, with their longer side so many pixels long.

@@ -11,14 +11,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from transavs.data.audio import SAMPLE_RATE
-from transavs.data.sound import Silence, Sound, SoundFile
-from transavs.data.video import Video
 from transavs.demo.loudness import is_silent, loudness_levels
 from transavs.demo.outputs import CocoFile, Output, OverlayVideo
-from transavs.errors import AVSInputError
-from transavs.prediction import FramePrediction, SoundingObject
-from transavs.predictor import AVSPredictor
+from transavs.inference.prediction import FramePrediction, SoundingObject
+from transavs.inference.predictor import AVSPredictor
+from transavs.media.audio_file import SAMPLE_RATE
+from transavs.media.audio_stream import Silence, Sound, SoundFile
+from transavs.media.video_reader import Video
+from transavs.utils.errors import AVSInputError
 
 OWN, MUTED, ANOTHER = "its own sound", "muted", "another sound"
 SOUNDS = (OWN, MUTED, ANOTHER)
@@ -48,7 +48,7 @@ class Limits:
         """The video, called by its file's name in messages.
 
         Raises:
-            AVSInputError: it is larger or longer than the limits, or see :class:`transavs.data.video.Video`.
+            AVSInputError: it is larger or longer than the limits, or see :class:`transavs.media.video_reader.Video`.
         """
         name = Path(path).name
         if Path(path).is_file() and Path(path).stat().st_size > self.megabytes * MEGABYTE:
@@ -88,7 +88,7 @@ def heard_with(video: Video, choice: str, another: str | Path | None, limits: Li
 
 
 class KeptPredictions:
-    """Predictions whose scores lie on disk, as float16, and are read one at a time; to be closed after the last.
+    """Predictions whose probabilities lie on disk, as float16, and are read one at a time; to be closed after the last.
 
     That is 2 K S^2 bytes each: 50 kB for the quickstart's model, 7 MB for AVSS with its 71 classes at 224 pixels.
     """
@@ -100,9 +100,9 @@ class KeptPredictions:
         self._shape: tuple[int, ...] = ()
 
     def add(self, prediction: FramePrediction) -> None:
-        self._shape = tuple(prediction.scores.shape)
-        self._file.write(prediction.scores.half().numpy().tobytes())
-        self._kept.append(replace(prediction, scores=torch.empty(0)))
+        self._shape = tuple(prediction.probabilities.shape)
+        self._file.write(prediction.probabilities.half().numpy().tobytes())
+        self._kept.append(replace(prediction, probabilities=torch.empty(0)))
 
     def close(self) -> None:
         self._file.close()
@@ -113,8 +113,8 @@ class KeptPredictions:
     def __iter__(self) -> Iterator[FramePrediction]:
         with open(self._path, "rb") as file:
             for prediction in self._kept:
-                scores = np.fromfile(file, np.float16, int(np.prod(self._shape))).reshape(self._shape)
-                yield replace(prediction, scores=torch.from_numpy(scores.astype(np.float32)))
+                probabilities = np.fromfile(file, np.float16, int(np.prod(self._shape))).reshape(self._shape)
+                yield replace(prediction, probabilities=torch.from_numpy(probabilities.astype(np.float32)))
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,7 @@ class Drawing:
     """What a run looks like with one threshold.
 
     Attributes:
-        overlay: the video with what sounds in colour, and what was heard.
+        overlay: the video with what sounds in color, and what was heard.
         coco: the masks, see :class:`transavs.demo.outputs.CocoFile`.
         frames: one per prediction.
     """
@@ -151,7 +151,7 @@ class Drawing:
     frames: list[MarkedFrame]
 
 
-class Run:
+class DemoSession:
     """A video as a model has segmented it, in a folder of its own."""
 
     def __init__(self, video: Video, heard: Sound, folder: Path):
@@ -165,7 +165,7 @@ class Run:
         self._heard = heard
         self._levels = loudness_levels(heard)
         self._folder = Path(tempfile.mkdtemp(dir=folder))
-        self._predictions = KeptPredictions(self._folder / "scores")
+        self._predictions = KeptPredictions(self._folder / "probabilities")
         self.class_names: Sequence[str] = ()
         self.seconds = 0.0  # of work
 
@@ -175,7 +175,7 @@ class Run:
         return is_silent(self._levels)
 
     def predict(self, predictor: AVSPredictor, rate: float, limits: Limits, progress: Progress) -> None:
-        """Run the network once over the video.
+        """DemoSession the network once over the video.
 
         Args:
             predictor: the model.
@@ -200,7 +200,7 @@ class Run:
         """Draw what has been predicted, in place of the last drawing.
 
         Args:
-            threshold: see :meth:`transavs.prediction.FramePrediction.mask`.
+            threshold: see :meth:`transavs.inference.prediction.FramePrediction.mask`.
             progress: told as it goes on.
         """
         stem = Path(self.video.name).stem[:LONGEST_STEM]

@@ -5,12 +5,12 @@ from html import escape
 
 import numpy as np
 
-from transavs.demo.session import Drawing, Run
+from transavs.demo.session import DemoSession, Drawing
 
 CHART_WIDTH, CHART_HEIGHT = 560, 90
 
 
-def summary_of(run: Run, drawing: Drawing) -> str:
+def summary_of(run: DemoSession, drawing: Drawing) -> str:
     """What is marked, in a few sentences, and when, as a picture; HTML."""
     marked = np.array([frame.marked for frame in drawing.frames])
     found = Counter(name for frame in drawing.frames for name in frame.names)

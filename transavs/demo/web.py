@@ -13,11 +13,11 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from transavs.data.synthetic_video import write_synthetic_video
-from transavs.demo.session import ANOTHER, DRAWN_SIDE, MEGABYTE, OWN, SOUNDS, Drawing, Limits, Run, heard_with
+from transavs.data.synthetic.video import write_synthetic_video
+from transavs.demo.session import ANOTHER, DRAWN_SIDE, MEGABYTE, OWN, SOUNDS, DemoSession, Drawing, Limits, heard_with
 from transavs.demo.summary import summary_of
-from transavs.errors import AVSInputError
-from transavs.predictor import AVSPredictor
+from transavs.inference.predictor import AVSPredictor
+from transavs.utils.errors import AVSInputError
 
 try:
     import gradio as gr
@@ -84,7 +84,7 @@ class Page:
         another: str | None,
         rate: float,
         threshold: float,
-        last: Run | None,
+        last: DemoSession | None,
         progress: gr.Progress = gr.Progress(),  # noqa: B008 (how gradio finds out that it is wanted)
     ) -> tuple[Any, ...]:
         """Predict and draw; the run takes the place of the visitor's last one."""
@@ -92,7 +92,7 @@ class Page:
             if path is None:
                 raise AVSInputError("there is no video yet: drop one, or try a generated one")
             video = self._limits.open(path)
-            run = Run(video, heard_with(video, choice, another, self._limits), self._folder)
+            run = DemoSession(video, heard_with(video, choice, another, self._limits), self._folder)
             try:
                 run.predict(self._predictor, rate, self._limits, progress)
                 drawing = run.draw(threshold, progress)
@@ -108,7 +108,7 @@ class Page:
     def redraw(
         self,
         threshold: float,
-        run: Run | None,
+        run: DemoSession | None,
         progress: gr.Progress = gr.Progress(),  # noqa: B008
     ) -> tuple[Any, ...]:
         """Draw the visitor's last run with another threshold; the network does not run."""
@@ -197,13 +197,13 @@ def answer() -> tuple[Any, ...]:
     return threshold, video_file, mask_file, summary
 
 
-def forget(run: Run | None) -> None:
+def forget(run: DemoSession | None) -> None:
     """Remove what a visitor leaves behind."""
     if run is not None:
         run.remove()
 
 
-def shown(run: Run, drawing: Drawing) -> tuple[Any, ...]:
+def shown(run: DemoSession, drawing: Drawing) -> tuple[Any, ...]:
     """The result, the two downloads and the summary."""
     return (
         str(drawing.overlay),

@@ -12,8 +12,8 @@ from detectron2.utils.env import seed_all_rng
 from PIL import Image
 from torch import nn
 
-from transavs.checkpointer import BEST, AVSCheckpointer
-from transavs.modeling.criterion import AVSCriterion
+from transavs.checkpoint.checkpointer import BEST, AVSCheckpointer
+from transavs.modeling.transavs.criterion import AVSCriterion
 
 
 def threshold_at(iteration: int, start: float, end: float, steps: int, period: int) -> float:
@@ -42,19 +42,25 @@ class RandomNumbersByIteration(HookBase):
 
 
 class ThresholdSchedule(HookBase):
-    """Sets delta_1 and delta_2 of a criterion before every iteration, TransAVS eq. (18)."""
+    """Sets aqdl_threshold and aqml_threshold of a criterion before every iteration, TransAVS eq. (18)."""
 
     def __init__(
-        self, criterion: AVSCriterion, *, delta_1: Sequence[float], delta_2: Sequence[float], steps: int, period: int
+        self,
+        criterion: AVSCriterion,
+        *,
+        aqdl_threshold: Sequence[float],
+        aqml_threshold: Sequence[float],
+        steps: int,
+        period: int,
     ):
         """
         Args:
-            criterion: whose ``delta_1`` and ``delta_2`` are set.
-            delta_1, delta_2: first and last value of each.
+            criterion: whose ``aqdl_threshold`` and ``aqml_threshold`` are set.
+            aqdl_threshold, aqml_threshold: first and last value of each.
             steps, period: see :func:`threshold_at`.
         """
         self._criterion = criterion
-        self._ranges = {"delta_1": delta_1, "delta_2": delta_2}
+        self._ranges = {"aqdl_threshold": aqdl_threshold, "aqml_threshold": aqml_threshold}
         self._steps, self._period = steps, period
 
     def before_step(self) -> None:

@@ -9,7 +9,7 @@ import torch.distributed as dist
 from detectron2.engine import launch as launch_with_detectron2
 from detectron2.utils import comm
 
-from transavs.config import load_config
+from transavs.config.load import load_config
 
 
 def started_by_torchrun() -> bool:

@@ -1,10 +1,8 @@
 """detectron2's default trainer with the project's data, optimizer and evaluation."""
 
 import logging
-import shutil
 import weakref
 from collections import OrderedDict
-from collections.abc import Collection, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,12 +23,12 @@ from detectron2.projects.deeplab import build_lr_scheduler
 from detectron2.utils import comm
 from torch import nn
 
-from transavs.checkpoint import checked_loading, load_weights
-from transavs.checkpointer import AVSCheckpointer
+from transavs.checkpoint.checkpointer import AVSCheckpointer
+from transavs.checkpoint.load import checked_loading, load_weights
+from transavs.checkpoint.versions import version_changes
 from transavs.data.audio_conditions import AUDIO_CONDITIONS, NEGATIVE_AUDIO, NegativeAudio, apply_audio_condition
+from transavs.data.build import SeededClipDataset, build_train_loader
 from transavs.data.dataset_mapper import AVSDatasetMapper
-from transavs.data.train_loader import DrawnClips, build_train_loader
-from transavs.engine.guarded_trainer import GuardedTrainer
 from transavs.engine.hooks import (
     BestWeights,
     FigureLogger,
@@ -39,19 +37,18 @@ from transavs.engine.hooks import (
     ThresholdSchedule,
 )
 from transavs.engine.solver import build_optimizer
+from transavs.engine.train_loop import GuardedTrainer
 from transavs.evaluation.avs_evaluator import AVSEvaluator
-from transavs.evaluation.clip_figure import ClipFigure
-from transavs.evaluation.journal import Journal, evaluation_key
 from transavs.evaluation.prediction_writer import PredictionWriter
 from transavs.evaluation.results import combined_scores, results_table, write_results
-from transavs.modeling.activation_checkpoint import checkpoint_modules
-from transavs.modeling.criterion import AVSCriterion
-from transavs.precision import autocast, find_precision
-from transavs.versions import version_changes
+from transavs.modeling.activation_checkpoint import checkpoint_activations
+from transavs.modeling.transavs.criterion import AVSCriterion
+from transavs.utils.precision import autocast, find_precision
+from transavs.visualization.clip_figure import ClipFigure
 
 FIGURE_NAME = "figure.png"
-# Folders in OUTPUT_DIR; the last one is also what the metrics of DATASETS.VAL are called in metrics.json.
-PREDICTIONS, JOURNALS, VALIDATION = "inference", "inference_journal", "val"
+# Folders in OUTPUT_DIR; the second is also what the metrics of DATASETS.VAL are called in metrics.json.
+PREDICTIONS, VALIDATION = "inference", "val"
 
 
 class AVSTrainer(DefaultTrainer):
@@ -144,10 +141,10 @@ class AVSTrainer(DefaultTrainer):
             settings = self.cfg.MODEL.TRANSAVS
             schedule = ThresholdSchedule(
                 criterion,
-                delta_1=settings.DELTA_1,
-                delta_2=settings.DELTA_2,
-                steps=settings.DELTA_STEPS,
-                period=settings.DELTA_PERIOD,
+                aqdl_threshold=settings.AQDL_THRESHOLD,
+                aqml_threshold=settings.AQML_THRESHOLD,
+                steps=settings.THRESHOLD_STEPS,
+                period=settings.THRESHOLD_PERIOD,
             )
             hooks.insert(0, schedule)
         return hooks
@@ -191,7 +188,7 @@ class AVSTrainer(DefaultTrainer):
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:
         model: nn.Module = super().build_model(cfg)
-        checkpoint_modules(model, cfg.MODEL.CHECKPOINT_MODULES)
+        checkpoint_activations(model, cfg.MODEL.ACTIVATION_CHECKPOINTING)
         return model
 
     def build_train_loader(self, cfg: CfgNode, start_iter: int = 0) -> Any:
@@ -203,7 +200,7 @@ class AVSTrainer(DefaultTrainer):
         mapper = AVSDatasetMapper(cfg, is_train=True, negative_audio=negative_audio)
         skip_broken = cfg.DATALOADER.ON_BROKEN_CLIP == "skip"
         return build_train_loader(
-            DrawnClips(dataset, mapper, seed=seed, skip_broken=skip_broken),
+            SeededClipDataset(dataset, mapper, seed=seed, skip_broken=skip_broken),
             seed=seed,
             batch_size=cfg.SOLVER.IMS_PER_BATCH,
             num_workers=cfg.DATALOADER.NUM_WORKERS,
@@ -211,31 +208,22 @@ class AVSTrainer(DefaultTrainer):
         )
 
     @classmethod
-    def build_test_loader(
-        cls, cfg: CfgNode, dataset_name: str, condition: str = "true", done: Collection[str] = ()
-    ) -> Any:
-        """Loader of one test set with the audio that ``condition`` (a key of AUDIO_CONDITIONS) says.
-
-        Clips named in ``done`` are left out, but for the last one where nothing would be left.
-        """
+    def build_test_loader(cls, cfg: CfgNode, dataset_name: str, condition: str = "true") -> Any:
+        """Build the loader of one test set with the audio that ``condition`` (a key of AUDIO_CONDITIONS) says."""
         dataset = apply_audio_condition(get_detection_dataset_dicts(dataset_name, filter_empty=False), condition)
-        dataset = [record for record in dataset if record["video_id"] not in done] or dataset[-1:]
         mapper = AVSDatasetMapper(cfg, is_train=False)
         return build_detection_test_loader(dataset, mapper=mapper, num_workers=cfg.DATALOADER.NUM_WORKERS)
 
     @classmethod
-    def build_evaluator(
-        cls, cfg: CfgNode, dataset_name: str, condition: str = "true", journals: Sequence[Journal | None] = (None, None)
-    ) -> DatasetEvaluator:
-        """Metrics, and what TEST asks for beside them; ``journals`` are those of the scores and of the predictions."""
+    def build_evaluator(cls, cfg: CfgNode, dataset_name: str, condition: str = "true") -> DatasetEvaluator:
+        """Build the metrics, and what TEST asks for beside them."""
         class_names = MetadataCatalog.get(dataset_name).stuff_classes
         evaluators: list[DatasetEvaluator] = [
-            AVSEvaluator(class_names, AUDIO_CONDITIONS[condition], condition in NEGATIVE_AUDIO, journals[0])
+            AVSEvaluator(class_names, AUDIO_CONDITIONS[condition], condition in NEGATIVE_AUDIO)
         ]
         if cfg.TEST.SAVE_PREDICTIONS:
             folder = Path(cfg.OUTPUT_DIR) / PREDICTIONS / f"{dataset_name}{AUDIO_CONDITIONS[condition]}"
-            writer = PredictionWriter(folder, cfg.TEST.SAVE_PREDICTIONS, len(class_names), journals[1])
-            evaluators.append(writer)
+            evaluators.append(PredictionWriter(folder, cfg.TEST.SAVE_PREDICTIONS, len(class_names)))
         if cfg.TEST.FIGURE_CLIPS and not AUDIO_CONDITIONS[condition]:
             evaluators.append(ClipFigure(Path(cfg.OUTPUT_DIR) / FIGURE_NAME, cfg.TEST.FIGURE_CLIPS, class_names))
         return DatasetEvaluators(evaluators)
@@ -249,7 +237,7 @@ class AVSTrainer(DefaultTrainer):
         return build_lr_scheduler(cfg, optimizer)
 
     @classmethod
-    def test(cls, cfg: CfgNode, model: nn.Module, evaluators: Any = None, resumable: bool = False) -> dict[str, Any]:
+    def test(cls, cfg: CfgNode, model: nn.Module, evaluators: Any = None) -> dict[str, Any]:
         """Evaluate on every set of DATASETS.TEST under every one of TEST.AUDIO_CONDITIONS.
 
         Writes ``results.json``, ``results.md`` and ``figure.png`` into OUTPUT_DIR.
@@ -258,15 +246,12 @@ class AVSTrainer(DefaultTrainer):
             cfg: the configuration.
             model: with its weights loaded.
             evaluators: one per test set in place of the project's own, for the first audio condition alone.
-            resumable: keep what each clip gave in OUTPUT_DIR until the end, and go on from what a stopped
-                evaluation of the same weights and settings has left there.
 
         Returns:
             ``{"sem_seg": {"J": ..., "F": ..., "J_shuffled": ..., ...}}`` in percent; one such per name when there
             are several test sets; empty dicts on ranks other than the main one.
         """
         results: OrderedDict[str, Any] = OrderedDict()
-        key = evaluation_key(cfg, model) if resumable else ""
         for index, name in enumerate(cfg.DATASETS.TEST):
             if evaluators is not None:
                 results[name] = _evaluate(cfg, model, cls.build_test_loader(cfg, name), evaluators[index])
@@ -274,7 +259,8 @@ class AVSTrainer(DefaultTrainer):
             merged: dict[str, Any] = {}
             results[name] = merged
             for condition in cfg.TEST.AUDIO_CONDITIONS:
-                found = cls._test_condition(cfg, model, name, condition, key)
+                loader = cls.build_test_loader(cfg, name, condition)
+                found = _evaluate(cfg, model, loader, cls.build_evaluator(cfg, name, condition))
                 for task, values in found.items():
                     merged.setdefault(task, OrderedDict()).update(values)
             for values in merged.values():
@@ -284,24 +270,7 @@ class AVSTrainer(DefaultTrainer):
                 logging.getLogger(__name__).info("%s\n%s", name, results_table(merged["sem_seg"]))
         if comm.is_main_process() and evaluators is None:
             write_results(results, Path(cfg.OUTPUT_DIR))
-        if comm.is_main_process() and resumable:
-            shutil.rmtree(Path(cfg.OUTPUT_DIR) / JOURNALS, ignore_errors=True)
         return next(iter(results.values())) if len(results) == 1 else results
-
-    @classmethod
-    def _test_condition(cls, cfg: CfgNode, model: nn.Module, name: str, condition: str, key: str) -> dict[str, Any]:
-        """One test set under one audio condition; ``key`` of the journals to go on from, "" for none."""
-        journals: Sequence[Journal | None] = (None, None)
-        done: set[str] = set()
-        if key:
-            folder = Path(cfg.OUTPUT_DIR) / JOURNALS / f"{name}{AUDIO_CONDITIONS[condition]}"
-            scores, predictions = (Journal(folder / kind, key) for kind in ("scores", "predictions"))
-            journals = (scores, predictions)
-            done = set(scores.found)
-            if "rle" in cfg.TEST.SAVE_PREDICTIONS:
-                done &= set(predictions.found)
-        loader = cls.build_test_loader(cfg, name, condition, done)
-        return _evaluate(cfg, model, loader, cls.build_evaluator(cfg, name, condition, journals))
 
 
 def _evaluate(cfg: CfgNode, model: nn.Module, loader: Any, evaluator: DatasetEvaluator) -> dict[str, Any]:

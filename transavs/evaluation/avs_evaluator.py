@@ -9,59 +9,46 @@ from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 from torch import Tensor
 
-from transavs.evaluation.clip_scores import ClipScores, score_clip, summarize
-from transavs.evaluation.journal import Journal
+from transavs.evaluation.clip_metrics import ClipMetrics, evaluate_clip, summarize
 
 
 class AVSEvaluator(DatasetEvaluator):
-    """Scores of the labelled frames: those of :func:`transavs.evaluation.clip_scores.summarize`.
+    """Scores of the labeled frames: those of :func:`transavs.evaluation.clip_metrics.summarize`.
 
     Each clip is scored by itself, so batches, order and the split over ranks do not change the result.
     """
 
-    def __init__(
-        self,
-        class_names: Sequence[str],
-        suffix: str = "",
-        is_negative: bool = False,
-        journal: Journal | None = None,
-    ):
+    def __init__(self, class_names: Sequence[str], suffix: str = "", is_negative: bool = False):
         """
         Args:
             class_names: of the data set, background first.
             suffix: of the metrics' names, which tells the audio condition of this run.
             is_negative: whether under that condition nothing of what is seen sounds.
-            journal: keeps each clip's scores, and has those of a stopped evaluation.
         """
         self.class_names = class_names
         self.suffix = suffix
         self.is_negative = is_negative
-        self.journal = journal
-        self._clips: dict[str, ClipScores] = {}
+        self._clips: dict[str, ClipMetrics] = {}
 
     def reset(self) -> None:
-        found = self.journal.found if self.journal else {}
-        self._clips = {name: ClipScores.from_json(values) for name, values in found.items()}
+        self._clips = {}
 
     def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Tensor]]) -> None:
         """
         Args:
             inputs: clips with ``video_id``, ``masks`` (L, H, W), ``labeled_frames`` (L,) and perhaps ``category``.
-            outputs: ``sem_seg`` (T, K, H, W) scores in [0, 1] of each; K may exceed the data set's classes.
+            outputs: ``sem_seg`` (T, K, H, W) probabilities of each; K may exceed the data set's classes.
         """
         for clip, output in zip(inputs, outputs, strict=True):
             sem_seg = output["sem_seg"][clip["labeled_frames"].to(output["sem_seg"].device)]
-            scores = score_clip(
-                foreground_scores(sem_seg),
+            self._clips[clip["video_id"]] = evaluate_clip(
+                foreground_probabilities(sem_seg),
                 best_classes(sem_seg),
                 clip["masks"].to(sem_seg.device),
                 num_classes=len(self.class_names),
                 category=clip.get("category", ""),
                 is_negative=self.is_negative,
             )
-            self._clips[clip["video_id"]] = scores
-            if self.journal:
-                self.journal.add(clip["video_id"], scores.to_json())
 
     def evaluate(self) -> dict[str, dict[str, float]] | None:
         """``{"sem_seg": {"J": ..., "F": ..., ...}}`` in percent on the main process, None on others."""
@@ -75,12 +62,12 @@ class AVSEvaluator(DatasetEvaluator):
 
 
 def best_classes(sem_seg: Tensor) -> Tensor:
-    """(T, K, H, W) scores -> int64 class ids (T, H, W), the first of equals."""
+    """(T, K, H, W) probabilities -> int64 class ids (T, H, W), the first of equals."""
     return sem_seg.max(1).indices  # of argmax's values, in a thirtieth of its time on a CPU for K = 2
 
 
-def foreground_scores(sem_seg: Tensor) -> Tensor:
-    """(T, K, H, W) scores -> (T, H, W) in [0, 1]: the best class that is not background against the background.
+def foreground_probabilities(sem_seg: Tensor) -> Tensor:
+    """(T, K, H, W) probabilities -> (T, H, W) in [0, 1]: the best class that is not background against the background.
 
     Above 0.5 exactly where the best class of all is not background.
     """

@@ -10,11 +10,11 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from transavs.data.images import open_image, read_mask, readable
-from transavs.errors import AVSInputError, choose
-from transavs.evaluation.clip_scores import ClipScores, score_clip, summarize
+from transavs.evaluation.clip_metrics import ClipMetrics, evaluate_clip, summarize
 from transavs.evaluation.metrics import THRESHOLD
-from transavs.limits import MAX_SIDE
+from transavs.media.images import open_image, read_mask, readable
+from transavs.utils.errors import AVSInputError, choose
+from transavs.utils.limits import MAX_SIDE
 
 WHITE = 255
 
@@ -23,21 +23,21 @@ WHITE = 255
 class MaskSetting:
     """How one setting's masks are read."""
 
-    encoding: str  # of the ground truth, see transavs.data.images.read_mask
+    encoding: str  # of the ground truth, see transavs.media.images.read_mask
     read_prediction: Callable[[str], np.ndarray]
     category_level: int = 0  # folders above the clip's own whose name is the category; 0 = none
     folder: str = ""  # where it is given, only files in folders of this name are ground truth
 
 
-def read_score_map(path: str) -> np.ndarray:
-    """float32 (H, W) in [0, 1]: grey levels from black 0 to white 1; a file of nothing but 0 and 1 is a binary mask.
+def read_probability_map(path: str) -> np.ndarray:
+    """float32 (H, W) in [0, 1]: gray levels from black 0 to white 1; a file of nothing but 0 and 1 is a binary mask.
 
     Raises:
         AVSInputError: the file is no image.
     """
     with readable(path, "a mask", "write the prediction again"), open_image(path) as image:
         levels = np.asarray(image.convert("L"))
-        if image.mode == "P" or levels.max() <= 1:  # palettes of two colours are binary, whatever the colours
+        if image.mode == "P" or levels.max() <= 1:  # palettes of two colors are binary, whatever the colors
             return (np.asarray(image) > 0).astype(np.float32)
     return levels.astype(np.float32) / WHITE
 
@@ -48,8 +48,8 @@ def read_ids(path: str) -> np.ndarray:
 
 
 SETTINGS = {
-    "s4": MaskSetting("binary", read_score_map, category_level=1),
-    "ms3": MaskSetting("binary", read_score_map),
+    "s4": MaskSetting("binary", read_probability_map, category_level=1),
+    "ms3": MaskSetting("binary", read_probability_map),
     "avss": MaskSetting("class_ids", read_ids, folder="labels_semantic"),
 }
 
@@ -57,13 +57,13 @@ SETTINGS = {
 def score_mask_folders(
     pred: Path, gt: Path, setting: str, class_names: Sequence[str], size: int = 0
 ) -> dict[str, float]:
-    """All metrics in percent, by name; those of :func:`transavs.evaluation.clip_scores.summarize`.
+    """All metrics in percent, by name; those of :func:`transavs.evaluation.clip_metrics.summarize`.
 
     Files of one folder are the frames of one clip. Every ground truth needs a prediction at the same path; other files
     are not looked at.
 
     Args:
-        pred: predicted PNG files: binary, grey levels as scores, or class ids.
+        pred: predicted PNG files: binary, gray levels as probabilities, or class ids.
         gt: folder of the ground truth's PNG files.
         setting: key of SETTINGS.
         class_names: background first.
@@ -97,7 +97,7 @@ def score_mask_folders(
 
 def _score_folder(
     setting: MaskSetting, files: Sequence[tuple[Path, Path]], class_names: Sequence[str], size: int
-) -> ClipScores:
+) -> ClipMetrics:
     predictions, masks = [], []
     for prediction_file, mask_file in files:
         prediction = torch.from_numpy(setting.read_prediction(str(prediction_file)))
@@ -117,14 +117,14 @@ def _score_folder(
         raise AVSInputError(f"{files[0][1].parent} holds frames of several sizes: resize all with --size")
     stacked = torch.stack(predictions)
     ids = stacked if not stacked.is_floating_point() else (stacked > THRESHOLD).long()
-    scores = stacked if stacked.is_floating_point() else (stacked > 0).float()
+    probabilities = stacked if stacked.is_floating_point() else (stacked > 0).float()
     parts = files[0][1].parts
     category = parts[-2 - setting.category_level] if setting.category_level else ""
-    return score_clip(scores, ids, torch.stack(masks), num_classes=len(class_names), category=category)
+    return evaluate_clip(probabilities, ids, torch.stack(masks), num_classes=len(class_names), category=category)
 
 
 def _resize(image: Tensor, size: int) -> Tensor:
-    """Bilinear for scores, nearest for ids."""
+    """Bilinear for probabilities, nearest for ids."""
     mode, options = ("bilinear", {"align_corners": False}) if image.is_floating_point() else ("nearest-exact", {})
     return F.interpolate(image[None, None].float(), size=(size, size), mode=mode, **options)[0, 0].to(image.dtype)
 

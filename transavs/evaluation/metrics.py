@@ -37,24 +37,24 @@ def frame_jaccard(predicted: Tensor, target: Tensor) -> Tensor:
     return intersection / (union + UNION_EPSILON)
 
 
-def clip_jaccard(scores: Tensor, masks: Tensor) -> float:
-    """Mean over frames of :func:`frame_jaccard` at scores > 0.5: AVSBench's M_J with one clip per batch.
+def clip_jaccard(probabilities: Tensor, masks: Tensor) -> float:
+    """Mean over frames of :func:`frame_jaccard` at probabilities > 0.5: AVSBench's M_J with one clip per batch.
 
     Args:
-        scores: (T, H, W) in [0, 1].
+        probabilities: (T, H, W) in [0, 1].
         masks: (T, H, W), not 0 where an object sounds.
 
     Returns:
         a value in [0, 1].
     """
-    return frame_jaccard(scores > THRESHOLD, masks != 0).mean().item()
+    return frame_jaccard(probabilities > THRESHOLD, masks != 0).mean().item()
 
 
-def fscore_curves(scores: Tensor, masks: Tensor) -> Tensor:
-    """F = 1.3 P R / (0.3 P + R) of scores >= t for 255 thresholds t from 0 to 1 (AVSBench's ``Eval_Fmeasure``).
+def fscore_curves(probabilities: Tensor, masks: Tensor) -> Tensor:
+    """F = 1.3 P R / (0.3 P + R) of probabilities >= t for 255 thresholds t from 0 to 1 (AVSBench's ``Eval_Fmeasure``).
 
     Args:
-        scores: (T, H, W) in [0, 1].
+        probabilities: (T, H, W) in [0, 1].
         masks: (T, H, W), not 0 where an object sounds.
 
     Returns:
@@ -62,14 +62,14 @@ def fscore_curves(scores: Tensor, masks: Tensor) -> Tensor:
     """
     target = (masks != 0).flatten(1)
     kept = target.any(1)
-    scores, target = scores.flatten(1)[kept].float(), target[kept]
-    thresholds = torch.linspace(0, 1 - 1e-10, NUM_THRESHOLDS, device=scores.device)
+    probabilities, target = probabilities.flatten(1)[kept].float(), target[kept]
+    thresholds = torch.linspace(0, 1 - 1e-10, NUM_THRESHOLDS, device=probabilities.device)
     # A pixel is predicted at the first `level` thresholds, those not above its score; one histogram of levels, split by
     # truth, and a sum from the right count the predicted pixels at every threshold.
-    level = torch.bucketize(scores, thresholds, right=True)
+    level = torch.bucketize(probabilities, thresholds, right=True)
     width = NUM_THRESHOLDS + 1
-    rows = torch.arange(len(scores), device=scores.device)[:, None] * 2 + target
-    counts = torch.bincount((rows * width + level).flatten(), minlength=len(scores) * 2 * width)
+    rows = torch.arange(len(probabilities), device=probabilities.device)[:, None] * 2 + target
+    counts = torch.bincount((rows * width + level).flatten(), minlength=len(probabilities) * 2 * width)
     misses, hits = counts.view(-1, 2, width).double().flip(2).cumsum(2).flip(2)[..., 1:].unbind(1)
     return _fscore(hits / (hits + misses + COUNT_EPSILON), hits / (target.sum(1, keepdim=True) + COUNT_EPSILON))
 
@@ -79,19 +79,19 @@ def _fscore(precision: Tensor, recall: Tensor) -> Tensor:
     return torch.where(weighted > 0, (1 + BETA_SQUARED) * precision * recall / weighted, torch.zeros_like(weighted))
 
 
-def clip_fscore(scores: Tensor, masks: Tensor) -> float:
+def clip_fscore(probabilities: Tensor, masks: Tensor) -> float:
     """Maximum over thresholds of the mean of :func:`fscore_curves`: AVSBench's M_F with one clip per batch.
 
     A clip without ground truth in any frame scores 0, as in AVSBench's code.
 
     Args:
-        scores: (T, H, W) in [0, 1].
+        probabilities: (T, H, W) in [0, 1].
         masks: (T, H, W), not 0 where an object sounds.
 
     Returns:
         a value in [0, 1].
     """
-    curves = fscore_curves(scores, masks)
+    curves = fscore_curves(probabilities, masks)
     return curves.mean(0).max().item() if len(curves) else 0.0
 
 

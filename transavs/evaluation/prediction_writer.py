@@ -12,34 +12,32 @@ from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 from torch import Tensor
 
-from transavs.data.images import encode_mask
-from transavs.errors import AVSInputError
-from transavs.evaluation.avs_evaluator import best_classes, foreground_scores
-from transavs.evaluation.journal import Journal
-from transavs.files import write_file, write_image
+from transavs.evaluation.avs_evaluator import best_classes, foreground_probabilities
+from transavs.media.images import encode_mask
+from transavs.utils.atomic_files import write_file, write_image
+from transavs.utils.errors import AVSInputError
 
 RLE_NAME = "predictions.json"
-FORMATS = ("rle", "png", "scores")
+FORMATS = ("rle", "png", "probabilities")
 WHITE = 255
 
 
 class PredictionWriter(DatasetEvaluator):
-    """Writes what was predicted for the labelled frames, in up to three forms.
+    """Writes what was predicted for the labeled frames, in up to three forms.
 
     * ``predictions.json`` ("rle"): for each frame and class that occurs in it ``video_id``, ``file_name`` of the ground
       truth, ``frame`` (from 0), ``category_id``, and COCO's ``segmentation`` (compressed run-length code), ``area`` and
       ``bbox``.
     * ``png/`` ("png"): masks at the ground truth's paths, 0 and 255, or class ids where there are several.
-    * ``scores/`` ("scores"): the same with the score of anything sounding as grey level.
+    * ``probabilities/`` ("probabilities"): the same with the probability of anything sounding as gray level.
     """
 
-    def __init__(self, folder: str | Path, formats: Sequence[str], num_classes: int, journal: Journal | None = None):
+    def __init__(self, folder: str | Path, formats: Sequence[str], num_classes: int):
         """
         Args:
             folder: to write into.
             formats: some of FORMATS.
             num_classes: K of the data set.
-            journal: keeps each clip's run-length codes, and has those of a stopped evaluation.
 
         Raises:
             AVSInputError: there is no such format.
@@ -47,11 +45,10 @@ class PredictionWriter(DatasetEvaluator):
         if unknown := set(formats) - set(FORMATS):
             raise AVSInputError(f"TEST.SAVE_PREDICTIONS holds {sorted(unknown)}: choose from {', '.join(FORMATS)}")
         self.folder, self.formats, self.num_classes = Path(folder), formats, num_classes
-        self.journal = journal
         self._codes: dict[str, list[dict[str, Any]]] = {}
 
     def reset(self) -> None:
-        self._codes = dict(self.journal.found) if self.journal else {}
+        self._codes = {}
 
     def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Tensor]]) -> None:
         """Takes what :class:`AVSEvaluator` takes, with ``mask_file_names`` and ``mask_root``."""
@@ -61,12 +58,12 @@ class PredictionWriter(DatasetEvaluator):
             names = [os.path.relpath(path, clip["mask_root"]) for path in clip["mask_file_names"]]
             if "rle" in self.formats:
                 self._codes[clip["video_id"]] = self._encode(clip, names, ids)
-                if self.journal:
-                    self.journal.add(clip["video_id"], self._codes[clip["video_id"]])
             if "png" in self.formats:
                 self._write("png", names, ids * WHITE if self.num_classes == 2 else ids)
-            if "scores" in self.formats:
-                self._write("scores", names, (foreground_scores(sem_seg) * WHITE).round().byte().cpu().numpy())
+            if "probabilities" in self.formats:
+                self._write(
+                    "probabilities", names, (foreground_probabilities(sem_seg) * WHITE).round().byte().cpu().numpy()
+                )
 
     @staticmethod
     def _encode(clip: dict[str, Any], names: list[str], ids: np.ndarray) -> list[dict[str, Any]]:

@@ -9,7 +9,7 @@ from tabulate import tabulate
 
 from transavs.data.audio_conditions import AUDIO_CONDITIONS, NEGATIVE_AUDIO
 from transavs.evaluation.metrics import harmonic_mean
-from transavs.files import write_file
+from transavs.utils.atomic_files import write_file
 
 RESULTS_NAME = "results.json"
 TABLE_NAME = "results.md"

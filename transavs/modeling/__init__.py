@@ -1,13 +1,14 @@
 """Networks and losses; importing it registers every component with detectron2."""
 
-from transavs.modeling.audio_backbone import AUDIO_BACKBONE_REGISTRY, SmallAudioNet
-from transavs.modeling.backbone import TimmBackbone, build_basic_resnet_backbone, build_timm_backbone
-from transavs.modeling.criterion import AVSCriterion
-from transavs.modeling.pixel_decoder import FPNPixelDecoder
-from transavs.modeling.query_decoder import TRANSFORMER_DECODER_REGISTRY, AudioQueryDecoder
-from transavs.modeling.tpavi import TPAVI
-from transavs.modeling.transavs import TransAVS
-from transavs.modeling.vggish import VGGish
+from transavs.modeling.backbones.audio import AUDIO_BACKBONE_REGISTRY, SmallAudioNet
+from transavs.modeling.backbones.resnet import build_basic_resnet_backbone
+from transavs.modeling.backbones.timm import TimmBackbone, build_timm_backbone
+from transavs.modeling.backbones.vggish import VGGish
+from transavs.modeling.tpavi.meta_arch import TPAVI
+from transavs.modeling.transavs.criterion import AVSCriterion
+from transavs.modeling.transavs.meta_arch import TransAVS
+from transavs.modeling.transavs.pixel_decoder import FPNPixelDecoder
+from transavs.modeling.transavs.query_decoder import TRANSFORMER_DECODER_REGISTRY, AudioQueryDecoder
 
 __all__ = [
     "AUDIO_BACKBONE_REGISTRY",

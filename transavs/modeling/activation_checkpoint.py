@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
-from transavs.errors import AVSInputError
+from transavs.utils.errors import AVSInputError
 
 
 def recomputed(function: Callable[..., Any], *args: Any) -> Any:
@@ -20,7 +20,7 @@ def recomputed(function: Callable[..., Any], *args: Any) -> Any:
     return checkpoint(function, *args, use_reentrant=False)
 
 
-def checkpoint_modules(model: nn.Module, patterns: list[str]) -> None:
+def checkpoint_activations(model: nn.Module, patterns: list[str]) -> None:
     """Keep only the inputs of some modules during the forward pass and run them again in the backward pass.
 
     Losses, gradients and the running statistics of batch norms stay the same.
@@ -36,7 +36,7 @@ def checkpoint_modules(model: nn.Module, patterns: list[str]) -> None:
     names = [name for name, _ in model.named_modules() if name]
     for pattern in patterns:
         if not any(fnmatch(name, pattern) for name in names):
-            raise AVSInputError(f"MODEL.CHECKPOINT_MODULES: no module is called {pattern!r}: correct the pattern")
+            raise AVSInputError(f"MODEL.ACTIVATION_CHECKPOINTING: no module is called {pattern!r}: correct the pattern")
     chosen = {name for name in names if any(fnmatch(name, pattern) for pattern in patterns)}
     for name in chosen:
         parents = accumulate(name.split(".")[:-1], "{}.{}".format)

@@ -1,0 +1,183 @@
+"""tools/demo.py: overlays, masks and COCO files of videos."""
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pycocotools.mask
+import pytest
+import torch
+from detectron2.modeling import build_model
+from helpers.videos import RedWhenLoud, make_video
+
+from transavs import AVSInputError
+from transavs.checkpoint.checkpointer import AVSCheckpointer
+from transavs.data.synthetic.video import write_synthetic_video
+from transavs.demo.loudness import LoudnessStrip, loudness_levels, loudness_per_second
+from transavs.demo.process_videos import Targets, find_videos, segment_video, segment_videos
+from transavs.inference.predictor import AVSPredictor
+from transavs.media.video_reader import Video
+from transavs.modeling.meta_arch import AVSModel
+
+
+@pytest.fixture
+def weights(tiny_cfg, tmp_path: Path) -> Path:
+    AVSCheckpointer(build_model(tiny_cfg), str(tmp_path), tiny_cfg).save("weights")
+    return tmp_path / "weights.pth"
+
+
+@pytest.mark.parametrize("rate", [0, 2])
+def test_overlay_masks_and_coco_file_agree(rate: float, tmp_path: Path):
+    path = make_video(tmp_path / "a.mp4", seconds=3, frame_rate=10, size=(64, 96))
+    targets = Targets(tmp_path / "o.mp4", tmp_path / "masks", tmp_path / "a.json")
+    segment_video(AVSPredictor(RedWhenLoud()), path, targets, rate=rate)
+
+    found = json.loads((tmp_path / "a.json").read_text())
+    images = {image["id"]: image for image in found["images"]}
+    assert len(images) == (30 if rate == 0 else 6)
+    assert found["categories"] == [{"id": 1, "name": "sounding"}]
+    assert [level < -60 for level in found["info"]["loudness_db"][:3]] == [False, True, False]
+    assert found["annotations"]
+    for annotation in found["annotations"]:
+        mask = cv2.imread(str(tmp_path / "masks" / f"{annotation['image_id']:06d}.png"), cv2.IMREAD_UNCHANGED)
+        np.testing.assert_array_equal(pycocotools.mask.decode(annotation["segmentation"]) * 255, mask)
+        assert annotation["area"] == (mask > 0).sum()
+        assert annotation["score"] == pytest.approx(1, abs=0.3)
+    silent = set(images) - {annotation["image_id"] for annotation in found["annotations"]}
+    assert {int(images[number]["time"]) for number in silent if 0.2 < images[number]["time"] % 1 < 0.8} == {1}
+    assert len(list((tmp_path / "masks").iterdir())) == len(images)
+
+    overlay = Video(tmp_path / "o.mp4")
+    assert (overlay.width, overlay.height) == (96, 64 + 24)
+    frames = list(overlay.frames())
+    assert [round(frame.time, 3) for frame in frames] == [round(number / 10, 3) for number in range(30)]
+    corner = [frame.pixels()[8:24, 12:36].mean((0, 1)) for frame in frames]
+    # What is not marked is dimmed.
+    assert corner[5][0] > 200 > 180 > corner[15][0] > 100
+    assert len(np.concatenate(list(overlay.sound(16000)), 1)[0]) == pytest.approx(3 * 16000, abs=1100)
+
+
+def test_the_strip_moves_and_shows_what_is_loud(tmp_path: Path):
+    video = Video(make_video(tmp_path / "a.mp4", seconds=4))
+    levels = loudness_levels(video)
+    assert len(levels) == pytest.approx(80, abs=2)
+    assert [level > -30 for level in loudness_per_second(levels)[:4]] == [True, False, True, False]
+    strip = LoudnessStrip(levels, 4.0, (20, 100))
+    start, end = strip.at(0.0), strip.at(4.0)
+    loud, silent = start[:, 10], start[:, 37]
+    assert (loud != loud[0]).any(-1).sum() > 10 > (silent != silent[0]).any(-1).sum()
+    assert not np.array_equal(start, end)
+
+
+def test_one_video(run_here, weights: Path, tmp_path: Path):
+    video = make_video(tmp_path / "a.mp4", seconds=2)
+    done = run_here("tools/demo.py", "--input", video, "--output", tmp_path / "o.mp4", "--weights", weights)
+    assert done.returncode == 0, done.stderr
+    assert "x real time" in done.stdout
+    assert "100%" in done.stderr
+    assert Video(tmp_path / "o.mp4").duration == pytest.approx(2, abs=0.1)
+
+
+def test_the_network_runs_in_the_given_precision(
+    run_here, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    forward_tensors, seen = AVSModel.forward_tensors, []
+
+    def watched(self: AVSModel, *clips: torch.Tensor) -> torch.Tensor:
+        seen.append(torch.is_autocast_enabled("cpu"))
+        return forward_tensors(self, *clips)
+
+    monkeypatch.setattr(AVSModel, "forward_tensors", watched)
+    video = make_video(tmp_path / "a.mp4", seconds=1)
+    for name in ("float32", "bfloat16"):
+        given = ("--input", video, "--masks", tmp_path / name, "--weights", weights, "--device", "cpu")
+        assert run_here("tools/demo.py", *given, "--precision", name).returncode == 0
+    assert set(seen[: len(seen) // 2]) == {False}
+    assert set(seen[len(seen) // 2 :]) == {True}
+
+
+def test_a_folder_goes_on_past_a_bad_video_and_leaves_out_what_is_done(run_here, weights: Path, tmp_path: Path):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    make_video(folder / "a.mp4", seconds=1)
+    (folder / "b.mp4").write_bytes(b"")
+    make_video(folder / "c.mkv", seconds=1)
+    (folder / "notes.txt").write_text("no video")
+    command = ("tools/demo.py", "--input", folder, "--json", tmp_path / "out", "--weights", weights)
+    done = run_here(*command)
+    assert done.returncode == 2
+    assert "2 of 3 videos done" in done.stdout
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.json", "c.json"]
+    before = (tmp_path / "out/a.json").stat().st_mtime_ns
+    run_here(*command)
+    assert (tmp_path / "out/a.json").stat().st_mtime_ns == before
+
+
+def test_masks_that_were_left_unfinished_are_made_again(tmp_path: Path):
+    video, targets = make_video(tmp_path / "a.mp4", seconds=2), Targets(masks=tmp_path / "masks")
+
+    class Stopped(RedWhenLoud):
+        def __call__(self, *clips):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        segment_videos(AVSPredictor(Stopped()), [video], [targets], rate=1)
+    assert targets.masks.is_dir()
+    assert segment_videos(AVSPredictor(RedWhenLoud()), [video], [targets], rate=1) == 0
+    assert [path.suffix for path in targets.masks.iterdir()] == [".png", ".png"]
+    before = [path.stat().st_mtime_ns for path in targets.masks.iterdir()]
+    assert segment_videos(AVSPredictor(Stopped()), [video], [targets], rate=1) == 0
+    assert [path.stat().st_mtime_ns for path in targets.masks.iterdir()] == before
+
+
+def test_videos_of_one_name_are_told_apart_by_the_user(tmp_path: Path):
+    for name in ("a.mp4", "a.mkv", "b.mp4"):
+        (tmp_path / name).touch()
+    with pytest.raises(AVSInputError, match=r"a\.mkv and .*a\.mp4 would have results of the same name: rename one"):
+        find_videos([tmp_path])
+    assert find_videos([tmp_path / "a.mp4", tmp_path / "b.mp4"]) == [tmp_path / "a.mp4", tmp_path / "b.mp4"]
+
+
+def test_a_silent_video_is_said_to_be_silent(run_here, weights: Path, tmp_path: Path):
+    video = make_video(tmp_path / "a.mp4", seconds=1, wave=np.zeros(16000, dtype=np.float32))
+    done = run_here("tools/demo.py", "--input", video, "--masks", tmp_path / "m", "--weights", weights, "--fps", 1)
+    assert done.returncode == 0
+    assert "is silent" in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--input", "missing.mp4"], "missing.mp4 does not exist"),
+        (["--input", "{tmp}"], "holds no video"),
+        (["--input", "{video}", "--output", "{tmp}/o.gif"], "o.gif is no kind of video"),
+        (["--input", "{video}", "--json", "{video}/a.json"], "a.json cannot be written"),
+        (["--input", "{video}", "--threshold", "2"], "--threshold is 2.0"),
+        (["--input", "{video}", "--weights", "{video}"], "cannot be read as a checkpoint"),
+        (["--input", "{video}", "--device", "cpu", "--precision", "float16"], "float16 needs a GPU"),
+        (["--input", "{video}", "--weights", "missing.pth"], "missing.pth does not exist"),
+    ],
+)
+def test_bad_arguments_end_in_one_line(arguments: list[str], message: str, run_here, weights: Path, tmp_path: Path):
+    video = make_video(tmp_path / "v.mp4", seconds=1)
+    given = [text.format(video=video, tmp=tmp_path / "none") for text in arguments]
+    (tmp_path / "none").mkdir()
+    if "--weights" not in given:
+        given += ["--weights", str(weights)]
+    done = run_here("tools/demo.py", *given)
+    assert done.returncode == 2
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert message in line
+    assert not list((tmp_path / "none").iterdir())
+
+
+def test_a_generated_video_holds_what_it_says(tmp_path: Path):
+    shots = write_synthetic_video(tmp_path / "a.mp4", seconds=7, frame_rate=4, size=(60, 80), seed=1)
+    video = Video(tmp_path / "a.mp4")
+    assert (video.height, video.width, len(list(video.frames())), len(shots)) == (60, 80, 28, 2)
+    heard = loudness_per_second(loudness_levels(video))
+    for second in range(7):
+        is_heard = shots[second // 5].sounding[:, second % 5].any()
+        assert (heard[second] > -40) == is_heard
+    assert torch.tensor(shots[0].truth(0.0, (60, 80))).any() == shots[0].sounding[:, 0].any()

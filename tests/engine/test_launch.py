@@ -1,0 +1,56 @@
+"""What the processes of a run talk by."""
+
+import socket
+from unittest.mock import Mock
+
+import pytest
+import torch
+import torch.distributed as dist
+from detectron2.engine import default_argument_parser
+from detectron2.utils import comm
+from helpers.repository import REPOSITORY
+
+from transavs import AVSInputError
+from transavs.engine.launch import launch
+
+QUICKSTART = ("--config-file", str(REPOSITORY / "configs/quickstart.yaml"))
+
+
+@pytest.fixture
+def chosen(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Backends that were asked for by this process, the only one of a job of torchrun; gloo takes the place of each."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    variables = {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 1, "LOCAL_WORLD_SIZE": 1, "MASTER_PORT": port}
+    for name, value in {**variables, "MASTER_ADDR": "127.0.0.1"}.items():
+        monkeypatch.setenv(name, str(value))
+    monkeypatch.setattr(comm, "_LOCAL_PROCESS_GROUP", None)
+    monkeypatch.setattr(torch.cuda, "set_device", Mock())
+    found: list[str] = []
+    start = dist.init_process_group
+    monkeypatch.setattr(dist, "init_process_group", lambda backend: (found.append(backend), start("gloo")))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("device", "has_gpu", "backend"),
+    [("cpu", False, "gloo"), ("cpu", True, "gloo"), ("cuda", True, "nccl"), ("cuda", False, "gloo")],
+)
+def test_it_follows_the_device_of_the_run(
+    chosen: list[str], monkeypatch: pytest.MonkeyPatch, device: str, has_gpu: bool, backend: str
+):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: has_gpu)
+    args = default_argument_parser().parse_args([*QUICKSTART, "MODEL.DEVICE", device])
+    main = Mock()
+    launch(main, args)
+    main.assert_called_once_with(args)
+    assert chosen == [backend]
+    assert torch.cuda.set_device.called is (backend == "nccl")
+    assert not dist.is_initialized()
+
+
+def test_a_config_that_is_wrong_ends_a_process_before_it_waits_for_others(chosen: list[str]):
+    with pytest.raises(AVSInputError, match=r"MODEL\.DEVICES"):
+        launch(Mock(), default_argument_parser().parse_args([*QUICKSTART, "MODEL.DEVICES", "cpu"]))
+    assert chosen == []

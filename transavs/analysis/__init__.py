@@ -1,0 +1,1 @@
+"""Studies: comparing runs, and measuring time and memory."""

@@ -1,0 +1,1 @@
+"""Writing checkpoints, loading them, and making them of other projects' weights."""

@@ -1,0 +1,176 @@
+"""Foreign weights -> ours: torchvision ResNets, timm models, torchvggish, AVSBench's TPAVI."""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import timm
+import torch
+from torch import Tensor
+
+from transavs.modeling.backbones.timm import TimmBackbone
+from transavs.modeling.backbones.vggish import VGGish
+from transavs.utils.atomic_files import atomic_write
+from transavs.utils.errors import AVSInputError, choose, one_line
+from transavs.utils.weight_files import read_weights
+
+State = dict[str, Tensor]
+
+VISUAL_PREFIX = "backbone."  # of the visual backbone in both meta-architectures
+Rules = tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...]
+TORCHVISION_RULES: Rules = (
+    (r"^conv1\.", "stem.conv1."),
+    (r"^bn1\.", "stem.conv1.norm."),
+    (r"^layer([1-4])\.", lambda match: f"res{int(match[1]) + 1}."),
+    (r"\.downsample\.0\.", ".shortcut."),
+    (r"\.downsample\.1\.", ".shortcut.norm."),
+    (r"\.bn([1-3])\.", r".conv\1.norm."),
+)
+
+AVSBENCH_RULES: Rules = (
+    (r"^conv([1-4])\.conv2d_list\.", lambda match: f"dilated.{int(match[1]) - 1}.convolutions."),
+    (r"^path([1-4])\.resConfUnit1\.", lambda match: f"decoder.blocks.{4 - int(match[1])}.level_unit."),
+    (r"^path([1-4])\.resConfUnit2\.", lambda match: f"decoder.blocks.{4 - int(match[1])}.unit."),
+    (r"^output_conv\.", "decoder.head."),
+    (r"^tpavi_b([1-4])\.", lambda match: f"blocks.{int(match[1]) - 1}."),
+    (r"\.W_z\.0\.", ".output."),
+    (r"\.W_z\.1\.", ".output_norm."),
+    (r"\.norm_layer\.", ".layer_norm."),
+)
+AVSBENCH_UNREACHED = r"^resnet\.layer[34]_2\.|^resnet\.fc\.|^path4\.resConfUnit1\.|^encoder_backbone\.head\."
+# RGB, each channel to mean 0 and deviation 1, and the stride in the 3x3 convolution.
+TORCHVISION_SETTINGS = (
+    *("MODEL.RESNETS.STRIDE_IN_1X1", "False", "INPUT.FORMAT", "RGB"),
+    *("MODEL.PIXEL_MEAN", "[123.675, 116.28, 103.53]", "MODEL.PIXEL_STD", "[58.395, 57.12, 57.375]"),
+)
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """The converted weights and what to do with them.
+
+    Attributes:
+        state: tensors by our names.
+        unused: names in the file that nothing was made of.
+        weights_key: of the config, which is to name the converted file.
+        settings: KEY VALUE pairs that fit the rest of the config to these weights.
+    """
+
+    state: State
+    unused: list[str]
+    weights_key: str
+    settings: tuple[str, ...] = ()
+
+
+def convert_torchvision(path: str | Path, model: str | None) -> Conversion:
+    """A torchvision ResNet as detectron2's ResNet (STRIDE_IN_1X1 False), for MODEL.WEIGHTS; ``model`` is not used."""
+    state, unused = {}, []
+    for name, value in read_weights(path).items():
+        renamed = _rename(name, TORCHVISION_RULES)
+        if re.match(r"(stem|res[2-5])\.", renamed):
+            state[VISUAL_PREFIX + renamed] = value
+        else:
+            unused.append(name)
+    return Conversion(state, unused, "MODEL.WEIGHTS", TORCHVISION_SETTINGS)
+
+
+def _rename(name: str, rules: Rules) -> str:
+    for pattern, replacement in rules:
+        name = re.sub(pattern, replacement, name)
+    return name
+
+
+def convert_timm(path: str | Path, model: str | None) -> Conversion:
+    """Weights that timm can load into ``model`` as those of build_timm_backbone, for MODEL.WEIGHTS."""
+    if not model:
+        raise AVSInputError("timm weights do not say what they are of: name the model with --model")
+    found = read_weights(path)  # its errors are plainer than timm's
+    settings = timm.get_pretrained_cfg(model, allow_unregistered=True)
+    size = settings.input_size[-1] if settings is not None else 0
+    names = [f"res{level}" for level in range(1, 6)]
+    backbone = TimmBackbone(
+        name=model,
+        in_channels=3,
+        image_size=size,
+        out_features=names,
+        pretrained=False,
+        weights=str(path),
+        drop_path_rate=0.0,
+        frozen_stages=0,
+    )
+    state = backbone.state_dict()
+    kept = {name.removeprefix("body.").replace("_", ".") for name in state}
+    return Conversion(
+        {VISUAL_PREFIX + name: value for name, value in state.items()},
+        [name for name in found if name.replace("_", ".") not in kept],
+        "MODEL.WEIGHTS",
+        ("MODEL.BACKBONE.NAME", "build_timm_backbone", "MODEL.TIMM.NAME", model, "MODEL.TIMM.PRETRAINED", "False"),
+    )
+
+
+def convert_torchvggish(path: str | Path, model: str | None) -> Conversion:
+    """torchvggish's VGGish, for MODEL.AUDIO_BACKBONE.WEIGHTS; ``model`` is not used."""
+    with torch.device("meta"):
+        wanted = {name: value.shape for name, value in VGGish(embed_dim=128).state_dict().items()}
+    found = read_weights(path)
+    state = {name: value for name, value in found.items() if wanted.get(name) == value.shape}
+    missing = sorted(wanted.keys() - state.keys())
+    if state and missing:
+        raise AVSInputError(f"{path} lacks {', '.join(missing)} of VGGish: fetch the file again")
+    return Conversion(state, sorted(found.keys() - state.keys()), "MODEL.AUDIO_BACKBONE.WEIGHTS")
+
+
+def convert_avsbench(path: str | Path, model: str | None) -> Conversion:
+    """A published TPAVI checkpoint (R50 or PVT-v2-b5), for MODEL.WEIGHTS with configs/tpavi; ``model`` is not used.
+
+    Left out is what no forward pass reaches: the encoder's second branch and the first unit of the coarsest fusion.
+    """
+    state, unused, transformer = {}, [], {}
+    for name, value in read_weights(path).items():
+        if re.search(AVSBENCH_UNREACHED, name):
+            unused.append(name)
+        elif name.startswith("encoder_backbone."):
+            transformer[name.removeprefix("encoder_backbone.")] = value
+        elif name.startswith("resnet."):
+            renamed = re.sub(r"^layer([34])_1\.", r"layer\1.", name.removeprefix("resnet."))
+            state[VISUAL_PREFIX + _rename(renamed, TORCHVISION_RULES)] = value
+        elif (renamed := _rename(name, AVSBENCH_RULES)) != name:
+            state[renamed] = value.flatten(1) if value.ndim == 5 else value  # 1 x 1 x 1 convolutions are linear here
+        else:
+            unused.append(name)
+    for name, value in timm.models.pvt_v2.checkpoint_filter_fn(transformer, None).items():
+        stage = re.sub(r"^stages\.([0-9])", r"stages_\1", name)
+        state[f"{VISUAL_PREFIX}body.{stage}"] = value
+    return Conversion(state, unused, "MODEL.WEIGHTS")
+
+
+KINDS: dict[str, Callable[[str | Path, str | None], Conversion]] = {
+    "torchvision": convert_torchvision,
+    "timm": convert_timm,
+    "torchvggish": convert_torchvggish,
+    "avsbench": convert_avsbench,
+}
+
+
+def convert_weights(kind: str, source: str | Path, target: str | Path, model: str | None = None) -> Conversion:
+    """Convert ``source`` and write ``target``, whole or not at all.
+
+    Raises:
+        AVSInputError: the source cannot be read, nothing in it is of this kind, or the target cannot be written.
+    """
+    try:
+        conversion = choose(KINDS, kind, "kind of weights")(source, model)
+    except AVSInputError:
+        raise
+    except Exception as error:  # names that look right before shapes that are not: each raises something else
+        raise AVSInputError(f"{source} is not of kind {kind} ({one_line(error)}): name another file") from error
+    if not conversion.state:
+        raise AVSInputError(f"nothing in {source} is of kind {kind}: it holds {', '.join(conversion.unused[:5])} ...")
+    try:
+        Path(target).parent.mkdir(parents=True, exist_ok=True)
+        with atomic_write(target) as partial:
+            torch.save(conversion.state, partial)
+    except OSError as error:
+        raise AVSInputError(f"{target} cannot be written ({error.strerror}): name another file") from error
+    return conversion

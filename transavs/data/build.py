@@ -1,0 +1,120 @@
+"""The clips of training, in an order and with random numbers that follow from the seed and the iteration alone.
+
+So a run that was stopped goes on with the very clips that it would have seen, whatever the number of workers.
+detectron2's own loader deals single clips to its workers, and what a batch holds depends on how many there are.
+"""
+
+import itertools
+import logging
+import random
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.data import DatasetFromList
+from detectron2.data.build import trivial_batch_collator, worker_init_reset_seed
+from detectron2.data.samplers import TrainingSampler
+from detectron2.utils import comm
+from torch.utils.data import BatchSampler, DataLoader, Dataset
+
+from transavs.utils.errors import AVSInputError
+
+Record = dict[str, Any]
+Draw = tuple[int, int]
+
+
+@contextmanager
+def random_numbers_of(*entropy: int) -> Iterator[None]:
+    """Within it the global random numbers, on the CPU, follow from ``entropy``; after it they go on as before it."""
+    words = np.random.SeedSequence(entropy).generate_state(3)
+    state, numpy_state = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=()):
+        random.seed(int(words[0]))
+        np.random.seed(words[1])
+        torch.default_generator.manual_seed(int(words[2]))
+        try:
+            yield
+        finally:
+            random.setstate(state)
+            np.random.set_state(numpy_state)
+
+
+class ResumableTrainingSampler(TrainingSampler):
+    """detectron2's endless shuffle, seeded, as draws (number, index); it can leave out those of an earlier run."""
+
+    def __init__(self, size: int, seed: int, consumed: int = 0):
+        super().__init__(size, seed=seed)
+        self._consumed = consumed
+
+    def _infinite_indices(self) -> Iterator[Draw]:
+        return itertools.islice(enumerate(super()._infinite_indices()), self._consumed, None)
+
+
+class SeededClipDataset(Dataset):
+    """What a mapper makes of the clip of a draw; what it leaves to chance follows from the draw's number."""
+
+    def __init__(
+        self, records: Sequence[Record], mapper: Callable[[Record], Any], *, seed: int, skip_broken: bool = False
+    ):
+        """
+        Args:
+            records: of all clips.
+            mapper: makes of one of them what the model takes.
+            seed: of the run, 0 or more.
+            skip_broken: take the next clip in place of one that cannot be read, with a warning, and do not stop.
+        """
+        self._records = DatasetFromList(list(records), copy=False)
+        self._mapper = mapper
+        self._seed = seed
+        self._skip_broken = skip_broken
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, drawn: Draw) -> Any:
+        """
+        Raises:
+            AVSInputError: the clip cannot be read, or with ``skip_broken`` none can.
+        """
+        draw, first = drawn
+        for index in range(first, first + len(self)):
+            record = self._records[index % len(self)]
+            try:
+                with random_numbers_of(self._seed, draw):
+                    return self._mapper(record)
+            except AVSInputError as error:
+                if not self._skip_broken:
+                    is_named = record["video_id"] in str(error)
+                    raise AVSInputError(str(error) if is_named else f"clip {record['video_id']}: {error}") from error
+                logging.getLogger(__name__).warning("clip %s is left out: %s", record["video_id"], error)
+        raise AVSInputError("no clip of DATASETS.TRAIN can be read: mend those that the warnings above name")
+
+
+def build_train_loader(
+    clips: SeededClipDataset, *, seed: int, batch_size: int, num_workers: int, start_iter: int = 0
+) -> Any:
+    """Endless batches, lists of what ``clips`` gives, of which each process gets its share.
+
+    Args:
+        clips: to draw from.
+        seed: of their order.
+        batch_size: of all processes together.
+        num_workers: per process.
+        start_iter: batches that an earlier run has had.
+
+    Raises:
+        AVSInputError: the batch does not split evenly.
+    """
+    processes = comm.get_world_size()
+    if batch_size % processes:
+        raise AVSInputError(f"SOLVER.IMS_PER_BATCH is {batch_size} for {processes} processes: choose a multiple")
+    sampler = ResumableTrainingSampler(len(clips), seed, consumed=start_iter * batch_size)
+    return DataLoader(
+        clips,
+        batch_sampler=BatchSampler(sampler, batch_size // processes, drop_last=True),
+        num_workers=num_workers,
+        collate_fn=trivial_batch_collator,
+        worker_init_fn=worker_init_reset_seed,
+    )

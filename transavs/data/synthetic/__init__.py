@@ -1,0 +1,1 @@
+"""Generated clips with sound, in the layouts of AVSBench."""

@@ -1,0 +1,139 @@
+"""The training step: detectron2's, which looks at what came out before the weights learn from it."""
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from detectron2.engine import SimpleTrainer
+from detectron2.utils import comm
+from torch import Tensor, nn
+
+from transavs.data.audio import is_silent
+from transavs.utils.errors import AVSInputError
+from transavs.utils.precision import autocast
+
+
+class GuardedTrainer(SimpleTrainer):
+    """detectron2's SimpleTrainer and AMPTrainer in one, which does not learn from a batch that is at fault.
+
+    That is one whose losses or gradients are not finite, or in which things sound and no clip has any sound. The clips
+    are named, and the run stops or goes on with the next batch: on all ranks alike, with weights, running statistics
+    and the optimizer as they were.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        data_loader: Any,
+        optimizer: torch.optim.Optimizer,
+        *,
+        precision: torch.dtype = torch.float32,
+        on_non_finite: str = "stop",
+        on_silent_batch: str = "train",
+        max_skipped: int = 10,
+    ):
+        """
+        Args:
+            model, data_loader, optimizer: as detectron2's.
+            precision: that the network computes in, under autocast. Gradients in float16 are scaled, and left to the
+                scaler, which skips those that overflow.
+            on_non_finite: "stop" or "skip".
+            on_silent_batch: "stop", "skip" or "train", which warns.
+            max_skipped: batches in a row; at one more the run stops.
+        """
+        super().__init__(model, data_loader, optimizer)
+        self._device_type = next(model.parameters()).device.type
+        self._precision = precision
+        # Switched off, it hands everything on as it is: bfloat16 has float32's range.
+        self.grad_scaler = torch.amp.GradScaler(self._device_type, enabled=precision == torch.float16)
+        self._on_non_finite, self._on_silent_batch = on_non_finite, on_silent_batch
+        self._max_skipped, self._skipped_in_a_row = max_skipped, 0
+
+    def run_step(self) -> None:
+        """One iteration.
+
+        Raises:
+            AVSInputError: a batch at fault is to stop the run, or too many in a row were skipped.
+        """
+        start = time.perf_counter()
+        batch = next(self._data_loader_iter)
+        data_time = time.perf_counter() - start
+        buffers = self._kept_buffers()
+        with autocast(self._precision, self._device_type):
+            losses = self.model(batch)
+        self.optimizer.zero_grad()
+        self.grad_scaler.scale(sum(losses.values())).backward()
+        if self._is_skipped(batch, losses):
+            self.optimizer.zero_grad()
+            for buffer, kept in zip(self.model.buffers(), buffers, strict=True):
+                buffer.copy_(kept)
+            return
+        self._write_metrics(losses, data_time)
+        self.grad_scaler.step(self.optimizer)
+        self.grad_scaler.update()
+
+    def _kept_buffers(self) -> list[Tensor]:
+        """Running statistics as they are before the batch; nothing where no batch is skipped."""
+        if "skip" not in (self._on_non_finite, self._on_silent_batch):
+            return []
+        return [buffer.clone() for buffer in self.model.buffers()]
+
+    def _is_skipped(self, batch: Sequence[Mapping[str, Any]], losses: Mapping[str, Tensor]) -> bool:
+        """Whether the ranks together skip the batch; what is wrong with it is told or raised."""
+        finite = torch.stack([loss.detach().float() for loss in losses.values()]).isfinite().tolist()
+        broken = [name for name, is_finite in zip(losses, finite, strict=True) if not is_finite]
+        non_finite = bool(broken) or not (self.grad_scaler.is_enabled() or self._gradients_are_finite())
+        silent = all(is_silent(clip["log_mel"]) for clip in batch) and any(clip["masks"].any() for clip in batch)
+        some_non_finite, some_heard = _any_rank(non_finite, not silent, like=next(iter(losses.values())))
+        clips = [str(clip["video_id"]) for clip in batch]
+        if some_non_finite:
+            # A loss makes the gradient of all ranks like itself: where one is broken, its own rank is to blame.
+            found = comm.all_gather((clips, broken))
+            names = sorted({name for _, some in found for name in some})
+            clips = [clip for some, lost in found if lost or not names for clip in some]
+            fault = f"not finite: {', '.join(names) or 'the gradient'}"
+            return self._report(fault, "look at them, or lower SOLVER.BASE_LR", self._on_non_finite, clips)
+        if not some_heard:
+            clips = [clip for some in comm.all_gather(clips) for clip in some]
+            return self._report("no sound, and something sounds", "extract it again", self._on_silent_batch, clips)
+        self._skipped_in_a_row = 0
+        return False
+
+    def _gradients_are_finite(self) -> bool:
+        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        return bool(nn.utils.get_total_norm(gradients).isfinite())
+
+    def _report(self, fault: str, hint: str, word: str, clips: list[str]) -> bool:
+        """Warn of a fault, or raise it where ``word`` says so; returns whether the batch is skipped."""
+        if word == "skip":
+            self._skipped_in_a_row += 1
+        told = f"iteration {self.iter}, clips {', '.join(clips)}: {fault}"
+        if word == "stop" or self._skipped_in_a_row > self._max_skipped:
+            after = f" after {self._max_skipped} skipped batches" if word == "skip" else ""
+            raise AVSInputError(f"{told}{after}: {hint}, then --resume")
+        logging.getLogger(__name__).warning("%s: %s", told, "skipped" if word == "skip" else "trained on all the same")
+        return word == "skip"
+
+    def state_dict(self) -> dict[str, Any]:
+        return super().state_dict() | {
+            "optimizer": self.optimizer.state_dict(),
+            "grad_scaler": self.grad_scaler.state_dict(),
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        self.optimizer.load_state_dict(state_dict["optimizer"])
+        if state_dict["grad_scaler"]:  # empty where the run was not in float16
+            self.grad_scaler.load_state_dict(state_dict["grad_scaler"])
+
+
+def _any_rank(*flags: bool, like: Tensor) -> list[bool]:
+    """Each flag, true where it is so on any rank."""
+    if comm.get_world_size() == 1:
+        return list(flags)
+    values = torch.tensor(flags, dtype=torch.uint8, device=like.device)
+    dist.all_reduce(values, dist.ReduceOp.MAX)
+    return [bool(value) for value in values.tolist()]

@@ -1,1 +1,0 @@
-"""The figures that tools/visualize.py and the ablation study draw."""

@@ -1,0 +1,275 @@
+"""A video or arrays in, the pixels of the objects that sound out.
+
+Shape legend: T frames of a clip, one per second, S x S the network's input, H x W a frame's own size, K classes.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+from detectron2.data import transforms
+from torch import Tensor
+
+from transavs.data.audio import log_mel_examples
+from transavs.inference.backends import ClipFormat, InferenceBackend, load_backend
+from transavs.inference.prediction import ClipPrediction, FramePrediction
+from transavs.media.audio_file import SAMPLE_RATE, resample
+from transavs.media.video_reader import SoundAround, Video, open_video, sample_frames
+from transavs.utils.errors import AVSInputError, one_line
+from transavs.utils.limits import MAX_CHANNELS
+
+SILENCE_DB = -100.0  # loudness is not told apart below
+
+
+@dataclass
+class _Sample:
+    """A frame on its way through the network."""
+
+    index: int
+    time: float
+    size: tuple[int, int]
+    image: Tensor  # uint8 (3, S, S)
+    log_mel: Tensor  # (1, 96, 64)
+    loudness: float
+    probabilities: Tensor | None = None  # (K, S, S), sum over windows
+    weight: float = 0.0
+
+
+class AVSPredictor:
+    """Finds the pixels of the objects that sound, in videos and in arrays."""
+
+    def __init__(
+        self, backend: InferenceBackend, *, overlap: int | None = None, smoothing: float = 0.0, batch_size: int = 4
+    ):
+        """
+        Args:
+            backend: the model.
+            overlap: seconds that neighboring windows of T seconds share; what they say is blended, with more weight
+                on a window's middle. None: 0 where the model looks at each second by itself, else one.
+            smoothing: time constant in seconds of an exponential moving average over frames; 0 = off.
+            batch_size: clips of T frames that the network sees at once.
+
+        Raises:
+            AVSInputError: a number is out of its range.
+        """
+        self.backend = backend
+        if overlap is None:
+            overlap = int(self.format.uses_temporal_context and self.format.num_frames > 1)
+        if not 0 <= overlap < self.format.num_frames:
+            raise AVSInputError(f"overlap is {overlap}: give 0 to {self.format.num_frames - 1} seconds")
+        if not 0 <= smoothing < np.inf or batch_size < 1:
+            raise AVSInputError(f"smoothing {smoothing}, batch_size {batch_size}: give at least 0 and 1")
+        self.overlap, self.smoothing, self.batch_size = overlap, smoothing, batch_size
+
+    @property
+    def format(self) -> ClipFormat:
+        return self.backend.format
+
+    @classmethod
+    def from_checkpoint(
+        cls,
+        path: str | Path,
+        *,
+        device: str | None = None,
+        config_file: str | Path | None = None,
+        precision: str = "float32",
+        trust_program: bool = False,
+        **options: Any,
+    ) -> "AVSPredictor":
+        """
+        Args:
+            path: of a checkpoint of ``tools/train_net.py``, or of what ``tools/export_model.py`` has written.
+            device: such as "cuda"; by default as :func:`transavs.inference.backends.load_backend` chooses.
+            config_file: for weights that carry no config, such as converted ones.
+            precision: that the network of a checkpoint computes in: "float32", "bfloat16" or, on GPUs, "float16".
+            trust_program: load a .pt2 file, which may run code; .onnx files and checkpoints never do.
+            options: of the constructor.
+
+        Raises:
+            AVSInputError: the file is missing or no such model, or the precision is none of the device's.
+        """
+        return cls(load_backend(path, device, config_file, precision, trust_program), **options)
+
+    def predict_video(
+        self, source: str | Path | BinaryIO | Video, rate: float = 1.0, sound: Iterable[np.ndarray] | None = None
+    ) -> Iterator[ClipPrediction]:
+        """Predict as the video is read; neither time to the first result nor memory grow with its length.
+
+        Args:
+            source: path, binary file object, or opened video.
+            rate: masks per second; 0 = every frame.
+            sound: in place of the video's own, blocks of float32 (channels, n) at 16 kHz from the first frame on; it
+                is silent after their end.
+
+        Yields:
+            predictions of up to T seconds, in order.
+
+        Raises:
+            AVSInputError: see :class:`transavs.media.video_reader.Video`.
+        """
+        if not 0 <= rate < np.inf:
+            raise AVSInputError(f"the rate of masks is {rate}: give a number per second, or 0 for every frame")
+        if not isinstance(source, Video):
+            with open_video(source) as video:
+                yield from self.predict_video(video, rate, sound)
+            return
+        around = SoundAround(source.sound(SAMPLE_RATE) if sound is None else sound, SAMPLE_RATE)
+        samples = (
+            self._sample(frame.index, frame.time, frame.pixels(), around(frame.time))
+            for frame in sample_frames(source, rate)
+        )
+        yield from self._run(samples)
+
+    def predict(
+        self, frames: Sequence[np.ndarray], waveform: np.ndarray | Tensor, sample_rate: int, rate: float = 1.0
+    ) -> list[FramePrediction]:
+        """
+        Args:
+            frames: uint8 (H, W, 3) each, in RGB; frame i stands in the middle of the i-th interval of 1 / ``rate`` s.
+            waveform: float in [-1, 1], (n,) or (channels, n).
+            sample_rate: of it, in Hz.
+            rate: frames per second.
+
+        Returns:
+            one per frame.
+
+        Raises:
+            AVSInputError: the arrays are not as described.
+        """
+        check_frames(frames)
+        if not (0 < rate < np.inf and 0 < sample_rate < np.inf):
+            raise AVSInputError(f"sound at {sample_rate} Hz, {rate} frames per second: give rates above 0")
+        mono = resample(mono_sound(waveform), sample_rate)
+        around = SoundAround([mono[None].numpy()], SAMPLE_RATE)
+        times = ((number + 0.5) / rate for number in range(len(frames)))
+        samples = (
+            self._sample(number, time, frame, around(time))
+            for number, (time, frame) in enumerate(zip(times, frames, strict=False))
+        )
+        return [frame for clip in self._run(samples) for frame in clip.frames]
+
+    def _sample(self, index: int, time: float, pixels: np.ndarray, sound: np.ndarray) -> _Sample:
+        side = self.format.image_size
+        size = pixels.shape[:2]
+        resized = transforms.ResizeTransform(*size, side, side).apply_image(pixels)
+        channels = resized if self.format.image_format == "RGB" else resized[..., ::-1]
+        return _Sample(
+            index=index,
+            time=time,
+            size=(size[0], size[1]),
+            image=torch.from_numpy(np.ascontiguousarray(channels.transpose(2, 0, 1))),
+            log_mel=log_mel_examples(sound, SAMPLE_RATE)[0],
+            loudness=loudness(sound),
+        )
+
+    def _run(self, samples: Iterator[_Sample]) -> Iterator[ClipPrediction]:
+        """Windows of T seconds over a stream of samples, blended and smoothed."""
+        window: list[list[_Sample]] = []  # samples by second
+        done: list[list[_Sample]] = []
+        last: FramePrediction | None = None
+        for second in _seconds(samples):
+            if len(window) == self.format.num_frames:
+                self._score(window)
+                done = window[: len(window) - self.overlap]
+                clip, last = self._finish(done, last)
+                yield clip
+                window = window[len(done) :]
+            window.append(second)
+        if window:
+            # The last window reaches back to be full, where that matters.
+            self._score([*done, *window][-self.format.num_frames :] if self.format.uses_temporal_context else window)
+            yield self._finish(window, last)[0]
+
+    def _score(self, window: list[list[_Sample]]) -> None:
+        """Let the network see clips of one sample per second, and add what it says to the samples.
+
+        A second that has fewer samples than others repeats its last one, and so does a window that has fewer seconds
+        than the network expects.
+        """
+        length = self.format.num_frames
+        padded = window + window[-1:] * (length - len(window))
+        clips = [[second[min(number, len(second) - 1)] for second in padded] for number in range(max(map(len, padded)))]
+        for first in range(0, len(clips), self.batch_size):
+            batch = clips[first : first + self.batch_size]
+            images = torch.stack([torch.stack([sample.image for sample in clip]) for clip in batch])
+            log_mel = torch.stack([torch.stack([sample.log_mel for sample in clip]) for clip in batch])
+            for number, inference in enumerate(self.backend(images, log_mel), start=first):
+                for place, second in enumerate(window):
+                    if number < len(second):
+                        weight = min(place + 1, len(window) - place)
+                        second[number].probabilities = weight * inference[place] + (
+                            0 if second[number].probabilities is None else second[number].probabilities
+                        )
+                        second[number].weight += weight
+
+    def _finish(
+        self, seconds: list[list[_Sample]], last: FramePrediction | None
+    ) -> tuple[ClipPrediction, FramePrediction | None]:
+        """The predictions of samples that no later window sees, and the last of them."""
+        found = []
+        for sample in (sample for second in seconds for sample in second):
+            assert sample.probabilities is not None  # every second is seen before it is given
+            frame = FramePrediction(
+                index=sample.index,
+                time=sample.time,
+                loudness=sample.loudness,
+                size=sample.size,
+                class_names=self.format.class_names,
+                probabilities=sample.probabilities / sample.weight,
+            )
+            if self.smoothing and last is not None:
+                keep = float(np.exp((last.time - frame.time) / self.smoothing))
+                frame = replace(frame, probabilities=keep * last.probabilities + (1 - keep) * frame.probabilities)
+            found.append(frame)
+            last = frame
+        return ClipPrediction(found), last
+
+
+def _seconds(samples: Iterator[_Sample]) -> Iterator[list[_Sample]]:
+    """The samples of each second that has any."""
+    held: list[_Sample] = []
+    for sample in samples:
+        if held and int(sample.time) > int(held[0].time):
+            yield held
+            held = []
+        held.append(sample)
+    if held:
+        yield held
+
+
+def loudness(sound: np.ndarray) -> float:
+    """Root mean square in dB of full scale, at least SILENCE_DB."""
+    power = float(np.mean(np.square(sound, dtype=np.float64))) if sound.size else 0.0
+    return max(SILENCE_DB, 10 * float(np.log10(max(power, 1e-30))))
+
+
+def check_frames(frames: Sequence[np.ndarray]) -> None:
+    """Raise an AVSInputError where one is not uint8 (H, W, 3)."""
+    for frame in frames:
+        if not isinstance(frame, np.ndarray):
+            raise AVSInputError(f"a frame is a {type(frame).__name__}: give NumPy arrays, uint8 (height, width, 3)")
+        if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3 or not frame.size:
+            raise AVSInputError(f"a frame is {frame.dtype} {frame.shape}: give uint8 (height, width, 3)")
+
+
+def mono_sound(waveform: np.ndarray | Tensor) -> Tensor:
+    """float32 (n,), the mean over channels of float (n,) or (channels, n).
+
+    Raises:
+        AVSInputError: it is of another kind or shape, or holds values that are no numbers.
+    """
+    try:
+        wave = torch.as_tensor(waveform)
+    except (TypeError, ValueError, RuntimeError) as error:  # of objects, ragged, of negative strides
+        raise AVSInputError(f"the waveform is no array ({one_line(error)}): give float (n,)") from error
+    channels = len(wave) if wave.ndim == 2 else wave.ndim
+    if wave.ndim > 2 or not 1 <= channels <= MAX_CHANNELS or not wave.is_floating_point():
+        raise AVSInputError(
+            f"the waveform is {wave.dtype} {tuple(wave.shape)}: give float (n,) or (channels, n), in [-1, 1]"
+        )
+    if not wave.isfinite().all():
+        raise AVSInputError("the waveform holds values that are no numbers: give float in [-1, 1]")
+    return torch.atleast_2d(wave).float().mean(0)

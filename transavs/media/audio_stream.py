@@ -1,0 +1,103 @@
+"""What may be heard in place of a video's own sound."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from itertools import chain, groupby
+from pathlib import Path
+from typing import Any, Protocol
+
+import av
+import numpy as np
+
+from transavs.media.audio_file import SAMPLE_RATE
+from transavs.media.container import check_sound, open_media
+from transavs.utils.errors import AVSInputError, one_line
+
+
+class Sound(Protocol):
+    """Anything that is heard; a :class:`transavs.media.video_reader.Video` is.
+
+    Attributes:
+        sample_rate: in Hz.
+        channels: their number.
+    """
+
+    sample_rate: int
+    channels: int
+
+    def sound(self, sample_rate: int, layout: str | None = None) -> Iterator[np.ndarray]:
+        """Blocks of float32 (channels, n) in [-1, 1], see :meth:`transavs.media.video_reader.Video.sound`."""
+
+
+def like_frames(frames: Iterable[Any]) -> Iterator[Iterator[Any]]:
+    """Decoded frames of sound in runs of one form each: what is broadcast may change it on the way."""
+    for _, run in groupby(frames, lambda frame: (frame.format.name, frame.layout.name, frame.rate)):
+        yield run
+
+
+class Silence:
+    """Nothing to be heard for a while, in one channel unless a layout is asked for."""
+
+    sample_rate, channels = SAMPLE_RATE, 1
+
+    def __init__(self, seconds: float):
+        self._seconds = seconds
+
+    def sound(self, sample_rate: int, layout: str | None = None) -> Iterator[np.ndarray]:
+        channels = av.AudioLayout(layout).nb_channels if layout else self.channels
+        for start in range(0, round(self._seconds * sample_rate), sample_rate):
+            length = min(sample_rate, round(self._seconds * sample_rate) - start)
+            yield np.zeros((channels, length), dtype=np.float32)
+
+
+class SoundFile:
+    """The sound of an audio file, or of a video without its picture, of any format that FFmpeg reads."""
+
+    def __init__(self, path: str | Path, seconds: float, name: str | None = None):
+        """
+        Args:
+            path: of the file.
+            seconds: to listen to, from its start; a shorter file ends earlier.
+            name: for messages.
+
+        Raises:
+            AVSInputError: the file is missing, damaged, without sound, or beyond transavs/utils/limits.py.
+        """
+        self._path, self._seconds, self._name = Path(path), seconds, name or str(path)
+        if not self._path.is_file():
+            raise AVSInputError(f"{self._name} does not exist: name an audio or a video file")
+        first = next(self._decoded(), None)
+        if first is None:
+            raise AVSInputError(f"{self._name} holds no sound that can be decoded: name another audio or video file")
+        self.sample_rate: int = first.sample_rate
+        self.channels: int = first.layout.nb_channels
+        self._layout: str = first.layout.name
+
+    def _decoded(self) -> Iterator[Any]:
+        try:
+            with open_media(self._path) as container:
+                tracks = container.streams.audio[:1]
+                for track in tracks:
+                    check_sound(self._name, track.codec_context)
+                for packet in container.demux(tracks) if tracks else ():
+                    with suppress(av.FFmpegError):  # a damaged packet is left out
+                        yield from packet.decode()
+        except (av.FFmpegError, ValueError) as error:
+            if isinstance(error, AVSInputError):
+                raise
+            raise AVSInputError(
+                f"{self._name} cannot be read as sound ({one_line(error)}): name an audio or a video file"
+            ) from error
+
+    def sound(self, sample_rate: int, layout: str | None = None) -> Iterator[np.ndarray]:
+        left = round(self._seconds * sample_rate)
+        for run in like_frames(self._decoded()):
+            resampler = av.AudioResampler("fltp", layout or self._layout, sample_rate)
+            for frame in chain(run, [None]):
+                for resampled in resampler.resample(frame):
+                    block = resampled.to_ndarray()[:, :left]
+                    left -= block.shape[1]
+                    if block.size:
+                        yield block
+                if not left:
+                    return

@@ -1,0 +1,264 @@
+"""Any video file -> upright frames with times and sound without gaps, both read as streams.
+
+Times are seconds since the first frame. Frames and sound are read by two passes over the file, so that memory depends
+neither on the length of the video nor on how its tracks are interleaved.
+"""
+
+import logging
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import av
+import numpy as np
+
+from transavs.media.audio_stream import like_frames
+from transavs.media.container import check_sound, open_media
+from transavs.utils.errors import AVSInputError, one_line
+from transavs.utils.limits import MAX_PIXELS
+
+CUT_SHORT_SECONDS = 1.0  # a track that ends earlier than announced by more than this is worth a word
+QUARTER = 90
+
+
+@dataclass(frozen=True)
+class VideoFrame:
+    """One frame of a video.
+
+    Attributes:
+        index: from 0.
+        time: in seconds since the first frame.
+    """
+
+    index: int
+    time: float
+    _decoded: av.VideoFrame
+
+    def pixels(self) -> np.ndarray:
+        """uint8 (H, W, 3) in RGB, turned as the file asks for; converted when called."""
+        image = self._decoded.to_ndarray(format="rgb24")
+        return np.ascontiguousarray(np.rot90(image, round(self._decoded.rotation / QUARTER)))
+
+
+class Video:
+    """A video file with a sound track; opened anew for each pass.
+
+    Attributes:
+        name: for messages.
+        height, width: of the upright frames in pixels.
+        frame_rate: frames per second on average.
+        duration: in seconds as the file announces it, 0 where it does not.
+        sample_rate: of the sound, in Hz.
+        channels: of the sound.
+    """
+
+    def __init__(self, path: str | Path, name: str | None = None):
+        """
+        Raises:
+            AVSInputError: the file is missing, empty, an image, no video, damaged at its start, without sound, or
+                beyond transavs/utils/limits.py.
+        """
+        self.path, self.name = Path(path), name or str(path)
+        self._complained_of: set[str] = set()
+        if not self.path.is_file():
+            raise AVSInputError(f"{self.name} does not exist: name a video file")
+        if not self.path.stat().st_size:
+            raise AVSInputError(f"{self.name} is empty: copy or record it again")
+        with self._opened() as container:
+            if container.format.name.endswith("_pipe") or container.format.name == "image2":
+                raise AVSInputError(f"{self.name} is an image: name a video with sound")
+            picture, sound = _streams(container)
+            if picture is None:
+                raise AVSInputError(f"{self.name} holds no moving picture: name a video with sound")
+            if sound is None:
+                raise AVSInputError(f"{self.name} holds no sound track, and nothing in it can be heard: name one with")
+            check_sound(self.name, sound.codec_context)
+            self.sample_rate, self.channels = sound.codec_context.sample_rate, sound.codec_context.channels
+            self.frame_rate = float(picture.average_rate or picture.guessed_rate or 1)
+            self.duration = container.duration / av.time_base if container.duration else 0.0
+        # Rotation and the time of the first frame are known once it is decoded, and surely then.
+        first = next(self._decoded("video"), None)
+        if first is None or first.time is None:
+            raise AVSInputError(
+                f"{self.name} holds no frame that can be decoded: it is damaged, copy it again; or its frames have "
+                f"more than {MAX_PIXELS} pixels, make it smaller"
+            )
+        self._start: float = first.time
+        is_turned = round(first.rotation / QUARTER) % 2
+        self.height, self.width = (first.width, first.height) if is_turned else (first.height, first.width)
+
+    @contextmanager
+    def _opened(self) -> Iterator[Any]:
+        try:
+            with open_media(self.path) as container:
+                yield container
+        except (av.FFmpegError, ValueError) as error:  # FFmpegError is none of OSError's for all codes
+            if isinstance(error, AVSInputError):
+                raise
+            raise AVSInputError(
+                f"{self.name} cannot be read as a video ({one_line(error)}): it is damaged or cut short, copy it again"
+            ) from error
+
+    def _decoded(self, kind: str) -> Iterator[Any]:
+        """Decoded frames of the "video" or "audio" track; what is damaged is left out with one warning."""
+        damaged, end = 0, 0.0
+        with self._opened() as container:
+            stream = dict(zip(("video", "audio"), _streams(container), strict=True))[kind]
+            if kind == "video":
+                stream.thread_type = "AUTO"
+            packets = container.demux(stream)
+            while True:
+                try:
+                    packet = next(packets, None)
+                    frames = packet.decode() if packet is not None else []
+                except av.FFmpegError:
+                    damaged += 1
+                    continue
+                if packet is None:
+                    break
+                for frame in frames:
+                    end = frame.time if frame.time is not None else end
+                    yield frame
+            announced = float(stream.duration * stream.time_base) if stream.duration else self.duration
+            start = float((stream.start_time or 0) * stream.time_base)
+        if kind not in self._complained_of and (damaged or announced - (end - start) > CUT_SHORT_SECONDS):
+            self._complained_of.add(kind)
+            logging.getLogger(__name__).warning(
+                "%s is damaged or cut short: its %s track announces %.1f s and ends at %.1f s, %d packets are broken",
+                *(self.name, kind, announced, end - start, damaged),
+            )
+
+    def frames(self) -> Iterator[VideoFrame]:
+        """All frames in the order and at the times at which they are shown."""
+        last = -1.0
+        index = 0
+        for decoded in self._decoded("video"):
+            time = decoded.time - self._start if decoded.time is not None else last + 1 / self.frame_rate
+            if time > last:  # broken files repeat times
+                yield VideoFrame(index, time, decoded)
+                index, last = index + 1, time
+
+    def sound(self, sample_rate: int, layout: str | None = None) -> Iterator[np.ndarray]:
+        """The sound from the first frame's time on, with silence in place of gaps.
+
+        Args:
+            sample_rate: in Hz, of what is returned.
+            layout: FFmpeg's name of the channel layout, such as "stereo"; None keeps the track's own.
+
+        Returns:
+            blocks of float32 (channels, n) in [-1, 1].
+        """
+        start, given = round(self._start * sample_rate), 0
+        for run in like_frames(self._decoded("audio")):
+            first = next(run)
+            resample = _resampler(first, sample_rate, layout or first.layout.name, start + given)
+            for frame in chain([first], run, [None]):
+                for block in resample(frame):
+                    given += block.shape[1]
+                    yield block
+
+
+def _streams(container: Any) -> tuple[Any, Any]:
+    """The first moving picture, which a cover is not, and the best sound track; None where there is none."""
+    pictures = [s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
+    sounds = [s for s in container.streams.audio if s.codec_context is not None and s.codec_context.sample_rate]
+    return next(iter(pictures), None), next(iter(sounds), None)
+
+
+def _resampler(frame: Any, sample_rate: int, layout: str, first_sample: int) -> Callable[[Any], Iterator[np.ndarray]]:
+    """A function from decoded frames (None at the end) to blocks of float32 (channels, n).
+
+    FFmpeg's aresample keeps to the time stamps: it fills gaps with silence and cuts or fills the start.
+    """
+    graph = av.filter.Graph()
+    nodes = [
+        graph.add_abuffer(
+            sample_rate=frame.sample_rate,
+            format=frame.format.name,
+            layout=frame.layout.name,
+            time_base=frame.time_base,
+        ),
+        graph.add("aresample", f"{sample_rate}:async=1:first_pts={first_sample}"),
+        graph.add("aformat", f"sample_fmts=fltp:sample_rates={sample_rate}:channel_layouts={layout}"),
+        graph.add("abuffersink"),
+    ]
+    graph.link_nodes(*nodes).configure()
+
+    def resample(decoded: Any) -> Iterator[np.ndarray]:
+        graph.push(decoded)
+        while True:
+            try:
+                yield graph.pull().to_ndarray()
+            except (av.error.BlockingIOError, av.error.EOFError):
+                return
+
+    return resample
+
+
+@contextmanager
+def open_video(source: str | Path | BinaryIO) -> Iterator[Video]:
+    """A :class:`Video` of a path, or of a binary file object, which is copied to disk as long as it is needed."""
+    if isinstance(source, str | Path):
+        yield Video(source)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / "video"
+        with open(copy, "wb") as file:
+            shutil.copyfileobj(source, file)
+        yield Video(copy, name=str(getattr(source, "name", "the given video")))
+
+
+def sample_frames(video: Video, rate: float) -> Iterator[VideoFrame]:
+    """The frames shown in the middle of each interval of 1 / ``rate`` seconds, each once; all frames for rate 0.
+
+    At one frame a second these are the frames at 0.5 s, 1.5 s, ...; a video shorter than that gives its last frame.
+    """
+    if not rate:
+        yield from video.frames()
+        return
+    held, given, number = None, -1, 0
+    for frame in video.frames():
+        while held is not None and frame.time > (number + 0.5) / rate:
+            if held.index > given:
+                yield held
+                given = held.index
+            number += 1
+        held = frame
+    is_shown = held is not None and (number + 0.5) / rate < held.time + 1 / video.frame_rate
+    if held is not None and held.index > given and (is_shown or given < 0):
+        yield held
+
+
+class SoundAround:
+    """Looks at a stream of sound through a window that moves on."""
+
+    def __init__(self, blocks: Iterable[np.ndarray], sample_rate: int):
+        """
+        Args:
+            blocks: float32 (channels, n).
+            sample_rate: of them, in Hz.
+        """
+        self._blocks, self._sample_rate = iter(blocks), sample_rate
+        self._held = np.zeros(sample_rate, dtype=np.float32)  # a second of silence comes before the sound
+        self._offset = -sample_rate  # sample number of the first one held
+
+    def __call__(self, time: float) -> np.ndarray:
+        """The second around ``time``, mono, float32 (sample_rate,); silence where there is no sound.
+
+        Args:
+            time: in seconds, at least that of the last call.
+        """
+        start = round((time - 0.5) * self._sample_rate)
+        end = start + self._sample_rate
+        while self._offset + len(self._held) < end:
+            block = next(self._blocks, None)
+            fresh = np.zeros(self._sample_rate, dtype=np.float32) if block is None else block.mean(0)
+            held = np.concatenate([self._held, fresh])
+            passed = min(max(0, start - self._offset), len(held))
+            self._held, self._offset = held[passed:], self._offset + passed
+        return self._held[start - self._offset : end - self._offset]

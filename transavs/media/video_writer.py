@@ -1,0 +1,132 @@
+"""Frames and sound -> a video file that players and browsers open."""
+
+import os
+from collections.abc import Iterable
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import av
+import numpy as np
+
+from transavs.media.audio_stream import Sound
+from transavs.utils.errors import AVSInputError, one_line
+
+CLOCK = Fraction(1, 90000)  # fine enough for any frame rate, a fixed one or not
+SUFFIXES = (".mp4", ".mov", ".mkv")
+SLOWEST, FASTEST = 0.01, 1000.0  # frame rates that are announced: videos may claim any
+LAYOUTS = {1: "mono", 2: "stereo", 6: "5.1"}  # by number of channels, that every player knows
+MAX_SAMPLE_RATE = 48000
+QUALITY = {"crf": "20", "preset": "veryfast"}
+
+
+class VideoWriter:
+    """Writes H.264 and AAC beside ``path`` and renames it when it is left without an error; else nothing is left.
+
+    To be used in a ``with`` statement, or closed. Sound is taken from its stream only as far as the frames have come,
+    so memory does not depend on the length.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        size: tuple[int, int],
+        frame_rate: float,
+        sound: Iterable[np.ndarray],
+        *,
+        sample_rate: int,
+        channels: int,
+    ):
+        """
+        Args:
+            path: of the file, .mp4, .mov or .mkv.
+            size: (H, W) of the frames in pixels; an odd side is filled up by a copy of its last row or column.
+            frame_rate: about how many frames per second there will be.
+            sound: blocks of float32 (channels, n).
+            sample_rate: of them, in Hz.
+            channels: 1, 2 or 6.
+
+        Raises:
+            AVSInputError: the file cannot be written or is of another kind.
+        """
+        self.path = Path(path)
+        if self.path.suffix.lower() not in SUFFIXES:
+            raise AVSInputError(
+                f"{path} is no kind of video that is written: name a file ending in {', '.join(SUFFIXES)}"
+            )
+        self._partial = self.path.with_name(f".{self.path.stem}.partial{self.path.suffix}")
+        self._sound, self._sample_rate, self._channels = iter(sound), sample_rate, channels
+        self._samples = 0  # given to the encoder
+        self._padding = (size[0] % 2, size[1] % 2)
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._container: Any = av.open(str(self._partial), "w")
+        except (av.FFmpegError, OSError) as error:
+            raise AVSInputError(f"{path} cannot be written ({one_line(error)}): name another file") from error
+        self._picture = self._container.add_stream(
+            "libx264",
+            rate=Fraction(min(max(frame_rate, SLOWEST), FASTEST)).limit_denominator(1001),
+            options=QUALITY,
+        )
+        self._picture.height, self._picture.width = (side + side % 2 for side in size)
+        self._picture.pix_fmt = "yuv420p"
+        self._picture.codec_context.time_base = CLOCK
+        self._voice = self._container.add_stream("aac", rate=sample_rate, layout=LAYOUTS[channels])
+
+    def write(self, pixels: np.ndarray, time: float) -> None:
+        """Add a frame.
+
+        Args:
+            pixels: uint8 (H, W, 3) in RGB.
+            time: in seconds, more than the last frame's.
+        """
+        rows, columns = self._padding
+        if rows or columns:
+            pixels = np.pad(pixels, ((0, rows), (0, columns), (0, 0)), mode="edge")
+        self._write_sound(time)
+        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
+        frame.pts, frame.time_base = round(time / CLOCK), CLOCK
+        self._container.mux(self._picture.encode(frame))
+
+    def _write_sound(self, until: float) -> None:
+        while self._samples <= until * self._sample_rate:
+            block = next(self._sound, None)
+            if block is None:
+                return
+            frame = av.AudioFrame.from_ndarray(
+                np.ascontiguousarray(block), format="fltp", layout=LAYOUTS[self._channels]
+            )
+            frame.sample_rate, frame.time_base = self._sample_rate, Fraction(1, self._sample_rate)
+            frame.pts = self._samples
+            self._samples += block.shape[1]
+            self._container.mux(self._voice.encode(frame))
+
+    def __enter__(self) -> "VideoWriter":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close(complete=kind is None)
+
+    def close(self, complete: bool = True) -> None:
+        """Write what is left of the sound and rename the file; or, where the frames broke off, remove it."""
+        try:
+            if complete:
+                self._write_sound(float("inf"))
+                for stream in (self._picture, self._voice):
+                    self._container.mux(stream.encode(None))
+            self._container.close()
+            if complete:
+                os.replace(self._partial, self.path)
+        finally:
+            self._partial.unlink(missing_ok=True)
+
+
+def sound_of(heard: Sound) -> dict[str, Any]:
+    """The ``sound``, ``sample_rate`` and ``channels`` of a :class:`VideoWriter` that plays ``heard``."""
+    channels = heard.channels if heard.channels in LAYOUTS else 2
+    sample_rate = min(heard.sample_rate, MAX_SAMPLE_RATE)
+    sound = heard.sound(sample_rate, LAYOUTS[channels])
+    return {"sound": sound, "sample_rate": sample_rate, "channels": channels}

@@ -1,0 +1,1 @@
+"""TPAVI (arXiv 2301.13190), the baseline of AVSBench."""

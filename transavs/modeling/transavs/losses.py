@@ -1,0 +1,136 @@
+"""The losses of TransAVS section 2.3 as pure functions.
+
+Shape legend: F frames, N queries, d channels of a query, K classes, H x W pixels. Each function gives one value per
+frame, (F,), so that the caller decides how frames are weighed. All are meant for float32, see
+:class:`transavs.modeling.transavs.criterion.AVSCriterion`.
+"""
+
+import torch
+from detectron2.utils import comm
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def pair_normalizer(selected: Tensor) -> Tensor:
+    """2 / (n (n + 1)) of eqs. (9) and (11), n = number selected; 0 where n = 0.
+
+    The paper divides by n (n + 1) / 2 although n queries have n (n - 1) / 2 pairs; it is kept as printed.
+
+    Args:
+        selected: bool (F, N).
+
+    Returns:
+        float (F,).
+    """
+    n = selected.sum(-1).to(torch.float32)
+    return torch.where(n > 0, 2 / (n * (n + 1)).clamp(min=1), torch.zeros_like(n))
+
+
+def audio_query_distance_loss(queries: Tensor, selected: Tensor, max_distance: float, floor: float) -> Tensor:
+    """AQDL, TransAVS eqs. (9) and (10): queries that predict sounding objects should not lie close together.
+
+    Args:
+        queries: h(q), (F, N, d).
+        selected: bool (F, N), the members of S_1.
+        max_distance: d_0, the squared distance from which a pair costs nothing.
+        floor: added to each squared distance, so that coinciding queries stay finite and close ones are still pushed
+            apart.
+
+    Returns:
+        float (F,), not negative.
+    """
+    # From differences: products of long vectors cancel to distances that are wrong, and below 0, for close pairs.
+    distances = torch.cdist(queries, queries, compute_mode="donot_use_mm_for_euclid_dist").square()
+    pairs = (selected[:, :, None] & selected[:, None, :]).triu(diagonal=1) & (distances < max_distance)
+    cost = torch.where(pairs, 1 / (distances + floor), torch.zeros_like(distances))
+    return pair_normalizer(selected) * cost.sum((1, 2))
+
+
+def audio_query_mask_loss(masks: Tensor, selected: Tensor) -> Tensor:
+    """AQML, TransAVS eqs. (11) and (12): masks of sounding queries should not overlap.
+
+    The sum over pairs of Bin(m_i) m_j + m_i Bin(m_j) is, pixel by pixel, the product of the sums over all queries
+    less the terms with i = j, so neither N x N nor N x N x H x W values are formed.
+
+    Args:
+        masks: m, (F, N, H, W) in [0, 1].
+        selected: bool (F, N), the members of S_2.
+
+    Returns:
+        float (F,), not negative.
+    """
+    masks = masks * selected[..., None, None]
+    binary = (masks > 0.5).to(masks.dtype)
+    overlap = binary.sum(1) * masks.sum(1) - (binary * masks).sum(1)
+    return pair_normalizer(selected) * overlap.mean((1, 2)) / 2
+
+
+def focal_loss(log_probabilities: Tensor, labels: Tensor, alpha: float, gamma: float) -> Tensor:
+    """Focal loss (Lin et al. 2017) over K classes, per element.
+
+    Args:
+        log_probabilities: (F, K, ...).
+        labels: int64 (F, ...), class 0 is background.
+        alpha: weight of the classes that are not background, 1 - alpha that of the background; negative: both 1.
+        gamma: exponent that lessens the loss of elements that are right already.
+
+    Returns:
+        float (F, ...).
+    """
+    log_p = log_probabilities.gather(1, labels[:, None]).squeeze(1)
+    loss = (1 - log_p.exp()) ** gamma * -log_p
+    return loss if alpha < 0 else loss * torch.where(labels > 0, alpha, 1 - alpha)
+
+
+def dice_loss(probabilities: Tensor, one_hot: Tensor) -> Tensor:
+    """Dice loss (Milletari et al. 2016) of the classes present in a frame, background left out.
+
+    Args:
+        probabilities: (F, K, H, W).
+        one_hot: (F, K, H, W), 1 at the pixel's class.
+
+    Returns:
+        float (F,): mean over the present classes; 0 for a frame of background alone.
+    """
+    predicted, target = probabilities[:, 1:].flatten(2), one_hot[:, 1:].flatten(2)
+    overlap = (predicted * target).sum(-1)
+    loss = 1 - (2 * overlap + 1) / (predicted.sum(-1) + target.sum(-1) + 1)
+    present = (target.sum(-1) > 0).to(loss.dtype)
+    return (loss * present).sum(-1) / present.sum(-1).clamp(min=1)
+
+
+def query_mask_costs(pred_masks: Tensor, regions: Tensor, gamma: float) -> tuple[Tensor, Tensor]:
+    """Focal and Dice loss of every query's own mask with every region, without F x N x R x H x W values.
+
+    Args:
+        pred_masks: logits (F, N, H, W).
+        regions: (F, R, H, W) in [0, 1].
+        gamma: of the focal loss, here over two classes, inside and outside.
+
+    Returns:
+        focal and Dice loss, (F, N, R) each.
+    """
+    logits, regions = pred_masks.flatten(2), regions.flatten(2)
+    masks = logits.sigmoid()
+    inside = (1 - masks) ** gamma * -F.logsigmoid(logits)
+    outside = masks**gamma * -F.logsigmoid(-logits)
+    focal = torch.einsum("fnx,frx->fnr", inside - outside, regions) + outside.sum(-1, keepdim=True)
+    overlap = torch.einsum("fnx,frx->fnr", masks, regions)
+    dice = 1 - (2 * overlap + 1) / (masks.sum(-1)[..., None] + regions.sum(-1)[:, None] + 1)
+    return focal / logits.shape[-1], dice
+
+
+def one_hot_masks(masks: Tensor, num_classes: int) -> Tensor:
+    """int64 (F, H, W) class ids -> float (F, K, H, W)."""
+    return F.one_hot(masks, num_classes).permute(0, 3, 1, 2).float()
+
+
+def rank_loss_weight(frames: int, device: torch.device) -> Tensor | float:
+    """Frames of this rank relative to the ranks' mean: a mean over its frames, times this, averaged over the ranks, is
+    the mean over all frames, however clips with many and with few labels are spread."""
+    ranks = comm.get_world_size()
+    if ranks == 1:
+        return 1.0
+    total = torch.tensor(float(frames), device=device)
+    torch.distributed.all_reduce(total)
+    return frames * ranks / total

@@ -1,0 +1,100 @@
+"""Files of weights, which may come from strangers: what is in them is read, and nothing in them is run."""
+
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from transavs.utils.errors import AVSInputError, one_line
+
+# What NumPy's arrays are pickled as, in files of Python 2 and of every version of NumPy.
+ARRAY_PARTS = {
+    *((module, name) for module in ("numpy", "numpy.core.multiarray", "numpy._core.multiarray")
+      for name in ("_reconstruct", "scalar", "ndarray", "dtype")),
+    ("collections", "OrderedDict"),
+    ("_codecs", "encode"),
+}  # fmt: skip
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    """Rebuilds arrays and plain values and refuses every other global."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in ARRAY_PARTS:
+            raise pickle.UnpicklingError(f"it asks for {module}.{name}")
+        return super().find_class(module, name)
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """What a file of weights holds, on the CPU.
+
+    Args:
+        path: of a .pth file, which may hold tensors and plain values; of .safetensors; or of a .pkl of detectron2's
+            model zoo or of Caffe2, which may hold arrays and plain values.
+
+    Raises:
+        AVSInputError: the file is missing, broken, or holds anything else.
+    """
+    if not Path(path).is_file():
+        raise AVSInputError(f"the checkpoint {path} does not exist: train a model (make quickstart), or name its file")
+    try:
+        found = _READERS.get(Path(path).suffix, read_pth)(str(path))
+    except Exception as error:  # a broken or hostile file can raise nearly anything
+        raise AVSInputError(f"{path} cannot be read as a checkpoint ({one_line(error)}): name a good file") from error
+    if not isinstance(found, dict):
+        raise AVSInputError(f"{path} holds a {type(found).__name__}: name a checkpoint that train_net.py has written")
+    return found
+
+
+def read_weights(path: str | Path) -> dict[str, Tensor]:
+    """Tensors of a .safetensors file, or of one that torch has saved, by name, on the CPU.
+
+    A dict of dicts, as training scripts save it, is searched for ``state_dict`` or ``model``; ``module.`` is dropped.
+
+    Raises:
+        AVSInputError: the file is missing, broken, or holds no tensors by name.
+    """
+    try:
+        found = _read_safetensors(str(path)) if Path(path).suffix == ".safetensors" else read_pth(str(path))
+        for name in ("state_dict", "model"):
+            found = found.get(name, found)
+        return {name.removeprefix("module."): value for name, value in found.items() if isinstance(value, Tensor)}
+    except Exception as error:  # missing, truncated, hostile, another kind of file: one mend for all
+        raise AVSInputError(
+            f"{path} cannot be read as weights ({one_line(error)}): name a .pth or .safetensors file"
+        ) from error
+
+
+def read_pth(path: str) -> Any:
+    """What torch has saved, whatever the file is called; raises nearly anything where it is broken or hostile."""
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _read_safetensors(path: str) -> dict[str, Any]:
+    return {"model": safetensors.torch.load_file(path)}
+
+
+def _read_pkl(path: str) -> Any:
+    with open(path, "rb") as file:
+        found = _ArrayUnpickler(file, encoding="latin1").load()
+    if "model" in found and "__author__" in found:  # detectron2's model zoo
+        return found
+    blobs = found.get("blobs", found)  # Caffe2: of detection models under this name
+    weights = {name: value for name, value in blobs.items() if not name.endswith("_momentum")}
+    return {"model": weights, "__author__": "Caffe2", "matching_heuristics": True}
+
+
+_READERS = {".safetensors": _read_safetensors, ".pkl": _read_pkl}
+
+
+def is_whole(path: str | Path) -> bool:
+    """Whether a .pth file is complete: an archive all of whose parts have the checksums that they were written with."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip() is None
+    except Exception:  # zipfile raises many kinds; what cannot be read is not whole
+        return False

@@ -1,0 +1,1 @@
+"""Figures of clips, queries, scores and runs."""
