@@ -13,7 +13,7 @@ from detectron2.utils.logger import setup_logger
 from transavs.checkpoint.load import load_weights
 from transavs.checkpoint.versions import versions
 from transavs.config.load import find_config, load_config
-from transavs.engine import AVSTrainer
+from transavs.engine import AVSTrainer, check_registered
 from transavs.engine.launch import launch
 from transavs.modeling.optimize import optimize_for_inference
 from transavs.utils.command_line import run_tool
@@ -22,6 +22,7 @@ from transavs.utils.command_line import run_tool
 def setup(args: Namespace) -> CfgNode:
     args.config_file = str(find_config(args.config_file))  # default_setup opens it again
     cfg = load_config(args.config_file, args.opts)
+    check_registered(cfg, training=not args.eval_only)
     cfg.freeze()
     default_setup(cfg, args)
     setup_logger(output=cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="transavs")

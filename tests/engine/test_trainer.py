@@ -13,6 +13,7 @@ from torch import nn
 
 from transavs import AVSInputError
 from transavs.checkpoint.load import load_weights
+from transavs.engine import check_registered
 from transavs.engine.hooks import FigureLogger, ThresholdSchedule
 from transavs.engine.solver import ClippedAdamW, build_optimizer
 
@@ -107,3 +108,30 @@ def test_only_a_new_figure_is_logged(tmp_path: Path):
     hook.after_step()
     Trainer.storage.put_image.assert_called_once()
     assert Trainer.storage.put_image.call_args.args[1].shape == (3, 4, 6)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "known"),
+    [
+        ("MODEL.META_ARCHITECTURE", "Foo", "TransAVS"),
+        ("MODEL.BACKBONE.NAME", "Foo", "build_timm_backbone"),
+        ("MODEL.AUDIO_BACKBONE.NAME", "Foo", "VGGish"),
+        ("MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME", "Foo", "FPNPixelDecoder"),
+        ("MODEL.TRANSAVS.TRANSFORMER_DECODER_NAME", "Foo", "AudioQueryDecoder"),
+        ("DATASETS.TRAIN", ("Foo",), "synthetic_ms3_train"),
+        ("DATASETS.VAL", ("Foo",), "synthetic_ms3_train"),
+        ("DATASETS.TEST", ("Foo",), "synthetic_ms3_train"),
+    ],
+)
+def test_a_name_that_is_not_registered_is_told_with_those_that_are(tiny_cfg, key: str, value: object, known: str):
+    check_registered(tiny_cfg, training=True)
+    tiny_cfg.merge_from_list([key, value])
+    with pytest.raises(AVSInputError, match=rf"^{key} (is|holds) 'Foo', which is not registered: .*{known}"):
+        check_registered(tiny_cfg, training=True)
+
+
+def test_an_evaluation_needs_nothing_to_train_on(tiny_cfg):
+    tiny_cfg.DATASETS.TRAIN = ()
+    check_registered(tiny_cfg, training=False)
+    with pytest.raises(AVSInputError, match="DATASETS.TRAIN is empty"):
+        check_registered(tiny_cfg, training=True)

@@ -116,7 +116,7 @@ Values = dict[tuple[str, str, str], list[float]]
 
 
 def collect(runs: Sequence[AblationRun], metrics: Sequence[str]) -> Values:
-    """What the finished runs reached: one value per seed, by row, test set and metric, in the order of the runs.
+    """Collect what the finished runs reached: a value per seed, by row, test set and metric, in the order of the runs.
 
     Raises:
         AVSInputError: a run has no such metric.

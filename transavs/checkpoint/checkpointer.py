@@ -123,7 +123,7 @@ class AVSCheckpointer(DetectionCheckpointer):
 
 
 def _iteration(path: Path) -> int:
-    """That a checkpoint was written after, -1 if it does not say so; of the weights only the names are read."""
+    """Read the iteration that a checkpoint was written after, -1 if it does not say; weights are not read."""
     try:
         return int(torch.load(path, map_location="cpu", weights_only=True, mmap=True)["iteration"])
     except Exception:  # a hostile file can raise nearly anything; loading it tells

@@ -19,7 +19,7 @@ from transavs.utils.weight_files import read_checkpoint
 
 @contextmanager
 def checked_loading(model: nn.Module, weights: str) -> Iterator[None]:
-    """Within it, a checkpoint that cannot be read or that holds nothing of ``model`` raises an AVSInputError.
+    """Turn what a bad checkpoint, or one of another model, raises within the context into an AVSInputError.
 
     detectron2's checkpointer takes any file, raises whatever the file provokes, and of missing parameters only logs.
 

@@ -1,4 +1,4 @@
-"""What a run was made with."""
+"""Versions of the code and the packages that a run was made with."""
 
 import platform
 import subprocess
@@ -25,7 +25,7 @@ def versions() -> dict[str, str]:
 
 
 def version_changes(before: Mapping[str, str]) -> list[str]:
-    """What differs from the versions that something was made with, as "name: then, now"."""
+    """List what differs from the versions that something was made with, as "name: then, now"."""
     now = versions()
     return [f"{name}: {version}, now {now.get(name, UNKNOWN)}" for name, version in before.items()
             if version != now.get(name, UNKNOWN)]  # fmt: skip

@@ -1,4 +1,4 @@
-"""YAML files of configs, read so that a stranger's runs nothing and takes no more memory than it says."""
+"""Loading configs from YAML files, so that a stranger's runs nothing and takes no more memory than it says."""
 
 import io
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ MAX_ENTRIES = 10_000  # detectron2's and ours together have some hundreds
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
-    """What a YAML file and those that it names as ``_BASE_`` say, without running code from them.
+    """Read a YAML file and those that it names as ``_BASE_``, without running code from them.
 
     Raises:
         AVSInputError: a file is missing, no YAML in UTF-8, or no mapping.
@@ -35,7 +35,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
 
 
 def parse_yaml(text: str, source: str | Path) -> dict[str, Any]:
-    """The mapping in a YAML text.
+    """Parse the mapping in a YAML text.
 
     Raises:
         AVSInputError: it is no YAML, asks for code to be run, is no mapping, or large beyond sense.
@@ -84,7 +84,7 @@ class _LocalConfig(CfgNode):
 
 
 def load_config(config_file: str | Path, overrides: Sequence[str] = ()) -> CN:
-    """detectron2's defaults, transavs's keys, a YAML file and ``KEY VALUE`` overrides, in this order.
+    """Load detectron2's defaults, transavs's keys, a YAML file and ``KEY VALUE`` overrides, in this order.
 
     No code in the file is run, as detectron2's own ``merge_from_file`` would.
 
@@ -109,7 +109,7 @@ def load_config(config_file: str | Path, overrides: Sequence[str] = ()) -> CN:
 
 
 def find_config(config_file: str | Path) -> Path:
-    """A file on disk, or else the config of this name that comes with transavs, with or without "configs/" before it.
+    """Find a file on disk, or else the config of this name that comes with transavs, "configs/" before it or not.
 
     Raises:
         AVSInputError: there is neither.
@@ -128,7 +128,7 @@ def find_config(config_file: str | Path) -> Path:
 
 
 def parse_config(text: str, source: str | Path) -> CN:
-    """As :func:`load_config`, of the YAML text that ``source``, a checkpoint, carries; names are not looked up."""
+    """Load a config from the YAML text that ``source``, a checkpoint, carries, as :func:`load_config` does."""
     cfg = _default_config()
     try:
         cfg.merge_from_other_cfg(CN(parse_yaml(text, source)))

@@ -1,4 +1,4 @@
-"""What no run could do with a config, told before any work begins: sections of another type, values out of range."""
+"""Validation of configs before any work begins: sections of another type, values out of range."""
 
 import math
 import reprlib

@@ -85,7 +85,7 @@ def log_mel_examples(waveform: Tensor | np.ndarray, sample_rate: int) -> Tensor:
 
 
 def is_silent(examples: Tensor) -> bool:
-    """Whether log-mel examples of any shape hold no sound at all: each value is that of a magnitude of 0."""
+    """Tell whether log-mel examples of any shape hold no sound: each value is that of a magnitude of 0."""
     return bool((examples <= math.log(LOG_OFFSET) + SILENCE_MARGIN).all())
 
 

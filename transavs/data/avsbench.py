@@ -32,7 +32,7 @@ NO_FILE_NAME = re.compile(r"\.{1,2}|.*[/\\\0].*", re.DOTALL)
 
 @dataclass(frozen=True)
 class Layout:
-    """Where one subset of AVSBench keeps its files, relative to its root.
+    """Places of the files of one AVSBench subset, relative to its root.
 
     A subset may have parts, named in a column of its csv, that differ in length and labels; else its one part is "".
     The templates take ``{video}``, ``{category}``, ``{split}``, ``{part}`` and, for frames and masks, ``{k}``.
@@ -263,7 +263,7 @@ def _with_masks_there_are(layout: Layout, root: Path, names: dict[str, str]) -> 
 
 
 def subset_root(datasets_root: str | Path, folder: str, subset: str) -> Path:
-    """Where a subset lies below $DETECTRON2_DATASETS: its folder of SOURCES, or what another project calls it."""
+    """Find a subset below $DETECTRON2_DATASETS: its folder of SOURCES, or what another project calls it."""
     roots = [Path(datasets_root) / name for name in (folder, *RENAMED.get(folder, ()))]
     return next((root for root in roots if (root / LAYOUTS[subset].meta).is_file()), roots[0])
 

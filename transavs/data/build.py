@@ -27,7 +27,7 @@ Draw = tuple[int, int]
 
 @contextmanager
 def random_numbers_of(*entropy: int) -> Iterator[None]:
-    """Within it the global random numbers, on the CPU, follow from ``entropy``; after it they go on as before it."""
+    """Seed the CPU's global random numbers by ``entropy`` within the context; after it they go on as before."""
     words = np.random.SeedSequence(entropy).generate_state(3)
     state, numpy_state = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(devices=()):
@@ -53,7 +53,7 @@ class ResumableTrainingSampler(TrainingSampler):
 
 
 class SeededClipDataset(Dataset):
-    """What a mapper makes of the clip of a draw; what it leaves to chance follows from the draw's number."""
+    """Dataset of mapped clips, by the number of a draw, from which all that is left to chance follows."""
 
     def __init__(
         self, records: Sequence[Record], mapper: Callable[[Record], Any], *, seed: int, skip_broken: bool = False

@@ -40,7 +40,7 @@ def build_clip_cache(cfg: CfgNode) -> TensorCache | None:
 
 
 def clip_key(record: dict[str, Any], settings: Sequence[Any]) -> str:
-    """What a clip is called in the cache, 32 hexadecimal digits.
+    """Name a clip in the cache by 32 hexadecimal digits.
 
     It changes with the path, size and modification time of every frame, mask and audio file that the record names, with
     a file's coming or going, with the record's mask encoding and noise seed, with the audio front-end, the versions of

@@ -141,7 +141,7 @@ class AVSDatasetMapper:
         return found
 
     def decode(self, record: dict[str, Any], with_audio: bool = True) -> dict[str, torch.Tensor]:
-        """What of a clip does not depend on chance.
+        """Decode what of a clip does not depend on chance.
 
         Returns:
             * ``frames``: uint8 (T, S, S, 3) in the model's channel order;

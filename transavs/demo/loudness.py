@@ -1,4 +1,4 @@
-"""How loud a video is, and a strip that shows it."""
+"""Loudness of a video, and a strip that shows it."""
 
 import cv2
 import numpy as np
@@ -27,7 +27,7 @@ def loudness_levels(heard: Sound) -> np.ndarray:
 
 
 def is_silent(levels: np.ndarray) -> bool:
-    """Whether nothing can be heard in what :func:`loudness_levels` gives."""
+    """Tell whether nothing can be heard in what :func:`loudness_levels` gives."""
     return bool(levels.max() <= INAUDIBLE)
 
 

@@ -1,4 +1,4 @@
-"""What is made of predictions as they come: an overlay video, mask files, a COCO file.
+"""Outputs written as predictions come: an overlay video, mask files, a COCO file.
 
 Each is used in a ``with`` statement and given the predictions of a video in order.
 """

@@ -21,14 +21,14 @@ VIDEO_SUFFIXES = {".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg
 
 @dataclass(frozen=True)
 class Targets:
-    """Where the results of one video go; None leaves one out."""
+    """Paths of the results of one video; None leaves one out."""
 
     overlay: Path | None = None
     masks: Path | None = None
     coco: Path | None = None
 
     def exist(self) -> bool:
-        """Whether all of them are there, and whole."""
+        """Tell whether all of them are there, and whole."""
         if self.masks is not None and (self.masks / MaskFiles.UNFINISHED).exists():
             return False
         return all(path.exists() for path in (self.overlay, self.masks, self.coco) if path is not None)

@@ -1,4 +1,4 @@
-"""What one visitor's run leaves behind: predictions that can be drawn again with another threshold."""
+"""One visitor's session: predictions kept so that they can be drawn again with another threshold."""
 
 import shutil
 import tempfile
@@ -30,7 +30,7 @@ Progress = Callable[[float, str], None]  # share that is done, what is being don
 
 @dataclass(frozen=True)
 class Limits:
-    """What is taken from visitors.
+    """Limits of what is taken from visitors.
 
     Attributes:
         seconds: of video.
@@ -66,7 +66,7 @@ class Limits:
 
 
 def heard_with(video: Video, choice: str, another: str | Path | None, limits: Limits) -> Sound:
-    """What the model hears with ``video``; no longer than it, as far as it announces its length.
+    """Choose what the model hears with ``video``; no longer than it, as far as it announces its length.
 
     Args:
         video: that is predicted.
@@ -119,7 +119,7 @@ class KeptPredictions:
 
 @dataclass(frozen=True)
 class MarkedFrame:
-    """How much is marked in one frame.
+    """Marked share of one frame.
 
     Attributes:
         time: in seconds since the first frame.
@@ -138,7 +138,7 @@ class MarkedFrame:
 
 @dataclass(frozen=True)
 class Drawing:
-    """What a run looks like with one threshold.
+    """Picture of a session with one threshold.
 
     Attributes:
         overlay: the video with what sounds in color, and what was heard.
@@ -171,7 +171,7 @@ class DemoSession:
 
     @property
     def is_silent(self) -> bool:
-        """Whether there is nothing to be heard."""
+        """Tell whether there is nothing to be heard."""
         return is_silent(self._levels)
 
     def predict(self, predictor: AVSPredictor, rate: float, limits: Limits, progress: Progress) -> None:

@@ -1,4 +1,4 @@
-"""What a run has found, in a few sentences and as a chart; HTML."""
+"""Summary of a session, in a few sentences and as a chart; HTML."""
 
 from collections import Counter
 from html import escape
@@ -11,7 +11,7 @@ CHART_WIDTH, CHART_HEIGHT = 560, 90
 
 
 def summary_of(run: DemoSession, drawing: Drawing) -> str:
-    """What is marked, in a few sentences, and when, as a picture; HTML."""
+    """Summarize what is marked in a few sentences, and when as a picture; HTML."""
     marked = np.array([frame.marked for frame in drawing.frames])
     found = Counter(name for frame in drawing.frames for name in frame.names)
     sentences = ["The model heard silence."] if run.is_silent else []
@@ -26,7 +26,7 @@ def summary_of(run: DemoSession, drawing: Drawing) -> str:
 
 
 def timeline(drawing: Drawing, seconds: float) -> str:
-    """How much of the frame is marked over time, as bars in SVG.
+    """Draw how much of the frame is marked over time, as bars in SVG.
 
     Args:
         drawing: in which something is marked.

@@ -38,7 +38,7 @@ footer { display: none !important; }
 
 @contextmanager
 def shown_to_visitor() -> Iterator[None]:
-    """Within it, an AVSInputError becomes a message on the page."""
+    """Turn an AVSInputError within the context into a message on the page."""
     try:
         yield
     except AVSInputError as error:
@@ -59,7 +59,7 @@ class Page:
         self._examples = cycle(range(1, EXAMPLES + 1))
 
     def about(self) -> str:
-        """What the model is, in Markdown."""
+        """Describe the model in Markdown."""
         model = self._predictor.format
         names = model.class_names[1:]
         finds = f"tells {len(names)} classes of sounding things apart" if len(names) > 1 else "marks whatever sounds"
@@ -163,7 +163,7 @@ class Page:
 
 
 def question() -> tuple[Any, ...]:
-    """What a visitor asks: a button for an example, the sound, another sound's file, the rate, a button to start."""
+    """Lay out the question: a button for an example, the sound, another sound's file, the rate, a button to start."""
     generate = gr.Button("Try a generated video", size="md", elem_id="generate")
     choice = gr.Radio(list(SOUNDS), value=OWN, label="The model hears", elem_id="sound")
     another = gr.File(
@@ -180,7 +180,7 @@ def question() -> tuple[Any, ...]:
 
 
 def answer() -> tuple[Any, ...]:
-    """What is told beside the result: the threshold, two downloads and the summary."""
+    """Lay out what is told beside the result: the threshold, two downloads and the summary."""
     threshold = gr.Slider(
         0.05,
         0.95,

@@ -1,5 +1,5 @@
 """Training and testing on detectron2's engine."""
 
-from transavs.engine.trainer import AVSTrainer
+from transavs.engine.trainer import AVSTrainer, check_registered
 
-__all__ = ["AVSTrainer"]
+__all__ = ["AVSTrainer", "check_registered"]

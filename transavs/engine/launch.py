@@ -13,7 +13,7 @@ from transavs.config.load import load_config
 
 
 def started_by_torchrun() -> bool:
-    """Whether this process is one of several that torchrun (or another elastic launcher) has started."""
+    """Tell whether this process is one of several that torchrun (or another elastic launcher) has started."""
     return {"RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"} <= os.environ.keys()
 
 

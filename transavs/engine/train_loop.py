@@ -82,7 +82,7 @@ class GuardedTrainer(SimpleTrainer):
         return [buffer.clone() for buffer in self.model.buffers()]
 
     def _is_skipped(self, batch: Sequence[Mapping[str, Any]], losses: Mapping[str, Tensor]) -> bool:
-        """Whether the ranks together skip the batch; what is wrong with it is told or raised."""
+        """Decide whether the ranks together skip the batch; what is wrong with it is told or raised."""
         finite = torch.stack([loss.detach().float() for loss in losses.values()]).isfinite().tolist()
         broken = [name for name, is_finite in zip(losses, finite, strict=True) if not is_finite]
         non_finite = bool(broken) or not (self.grad_scaler.is_enabled() or self._gradients_are_finite())

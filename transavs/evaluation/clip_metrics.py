@@ -1,4 +1,4 @@
-"""What one clip contributes to an evaluation, and what all clips of a data set give.
+"""Contribution of one clip to an evaluation, and the metrics of all clips of a data set.
 
 Shape legend: T labeled frames, H x W pixels, K classes of the data set, L thresholds.
 """

@@ -21,7 +21,7 @@ WHITE = 255
 
 @dataclass(frozen=True)
 class MaskSetting:
-    """How one setting's masks are read."""
+    """Rules by which one setting's masks are read."""
 
     encoding: str  # of the ground truth, see transavs.media.images.read_mask
     read_prediction: Callable[[str], np.ndarray]

@@ -180,9 +180,10 @@ def dataset_scores(areas: Tensor) -> tuple[float, float]:
 
 
 def harmonic_mean(positive: float, negative: float) -> float:
-    """Of a score that should be high and of what one that should be low leaves to 100, in percent (AVSBench-Robust).
+    """Compute AVSBench-Robust's G of a score that should be high and of one that should be low, in percent.
 
-    G-J takes J with the true audio and the mean J with negative audio; a model that ignores audio gets at most 50.
+    It is the harmonic mean of the one and of what the other leaves to 100. G-J takes J with the true audio and the mean
+    J with negative audio; a model that ignores audio gets at most 50.
     """
     rest = 100 - negative
     return 2 * positive * rest / (positive + rest) if positive + rest > 0 else 0.0

@@ -37,7 +37,7 @@ def breakdown(values: dict[str, float], suffix: str = "") -> dict[str, dict[str,
 
 
 def breakdown_table(values: dict[str, float]) -> str:
-    """What :func:`breakdown` finds with the true audio, as a Markdown table."""
+    """Lay out what :func:`breakdown` finds with the true audio as a Markdown table."""
     groups = breakdown(values)
     metrics = [name for name in ("J", "F", "IoU") if any(name in found for found in groups.values())]
     rows = [(group, *(found.get(name) for name in metrics)) for group, found in groups.items()]

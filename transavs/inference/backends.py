@@ -26,7 +26,7 @@ PROVIDERS = ("CUDAExecutionProvider", "CPUExecutionProvider")  # of ONNX Runtime
 
 @dataclass(frozen=True)
 class ClipFormat:
-    """What a model takes and gives.
+    """Format of a model's inputs and outputs.
 
     Attributes:
         num_frames: T, frames of a clip, one per second.
@@ -111,7 +111,7 @@ class PyTorchBackend(InferenceBackend):
         config_file: str | Path | None = None,
         precision: str = "float32",
     ) -> "PyTorchBackend":
-        """See :func:`transavs.checkpoint.load.load_model` and :func:`transavs.utils.precision.find_precision`."""
+        """Load by :func:`transavs.checkpoint.load.load_model`; precisions: :mod:`transavs.utils.precision`."""
         model, cfg, class_names = load_model(path, device, config_file)
         if not isinstance(model, AVSModel):
             raise AVSInputError(f"{path} is a {type(model).__name__}, no AVSModel: name a model of transavs")

@@ -137,6 +137,6 @@ def quiet() -> Iterator[None]:
 
 
 def largest_difference(one: InferenceBackend, other: InferenceBackend) -> float:
-    """Of the probabilities that two models of one format give to random clips."""
+    """Compare the probabilities that two models of one format give to random clips."""
     images, log_mel = random_clips(one.format, COMPARED_CLIPS)
     return (one(images, log_mel) - other(images, log_mel)).abs().max().item()

@@ -1,4 +1,4 @@
-"""What a predictor gives: the pixels that sound, frame by frame.
+"""Predictions: the pixels that sound, frame by frame.
 
 Shape legend: S x S the network's output, H x W a frame's own size, K classes.
 """
@@ -30,7 +30,7 @@ class SoundingObject:
 
 @dataclass(frozen=True)
 class FramePrediction:
-    """What sounds in one frame.
+    """Prediction for one frame.
 
     Attributes:
         index: of the frame in the video, from 0.

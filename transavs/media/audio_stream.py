@@ -1,4 +1,4 @@
-"""What may be heard in place of a video's own sound."""
+"""Sounds to hear in place of a video's own."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import suppress

@@ -39,7 +39,7 @@ def open_image(path: str | Path) -> Image.Image:
 
 @contextmanager
 def readable(path: str | Path, what: str, hint: str) -> Iterator[None]:
-    """Within it, whatever reading an image raises becomes an AVSInputError that says what it should be."""
+    """Turn whatever reading an image raises within the context into an AVSInputError that says what it should be."""
     try:
         yield
     except AVSInputError:

@@ -53,7 +53,7 @@ def _contexts(module: nn.Module) -> tuple[AbstractContextManager[None], Abstract
 
 @contextmanager
 def _kept_statistics(module: nn.Module) -> Iterator[None]:
-    """Within it, batch norms do not take what they see into their running statistics: they have seen it before."""
+    """Keep the running statistics of batch norms within the context: they have seen the batch before."""
     norms = [norm for norm in module.modules() if isinstance(norm, _BatchNorm)]
     kept = {norm: (norm.momentum, norm.num_batches_tracked) for norm in norms}
     for norm, (_, number) in kept.items():

@@ -63,7 +63,7 @@ class AVSModel(nn.Module):
 
     @staticmethod
     def shared_arguments(cfg: CfgNode) -> dict[str, Any]:
-        """What the constructor takes beside the backbones.
+        """Read from the config what the constructor takes beside the backbones.
 
         Raises:
             AVSInputError: MODEL.DEVICE is not here.
@@ -85,7 +85,7 @@ class AVSModel(nn.Module):
         return not any(parameter.requires_grad for parameter in self.audio_backbone.parameters())
 
     def train(self, mode: bool = True) -> Self:
-        """As torch's, but a frozen audio backbone stays in evaluation mode: its embeddings follow from the audio."""
+        """Set the mode; a frozen audio backbone stays in evaluation mode: its embeddings follow from the audio."""
         super().train(mode)
         if self.audio_is_frozen:
             self.audio_backbone.eval()
@@ -133,7 +133,7 @@ class AVSModel(nn.Module):
 
     @property
     def uses_temporal_context(self) -> bool:
-        """Whether what is predicted for a frame depends on the other seconds of its clip."""
+        """Tell whether what is predicted for a frame depends on the other seconds of its clip."""
         return True
 
     def forward_tensors(self, images: Tensor, log_mel: Tensor) -> Tensor:
@@ -174,12 +174,12 @@ class AVSModel(nn.Module):
         return list(self.audio_backbone(torch.cat(log_mel)).split([len(examples) for examples in log_mel]))
 
     def labeled_indices(self, batched_inputs: list[dict[str, Any]], starts: Sequence[int]) -> Tensor:
-        """Where the labeled frames stand, int64 (F,), when the first frame of each clip stands at ``starts``."""
+        """Find the labeled frames, int64 (F,), when the first frame of each clip stands at ``starts``."""
         placed = [start + clip["labeled_frames"] for start, clip in zip(starts, batched_inputs, strict=True)]
         return torch.cat(placed).to(self.device)
 
     def chunks(self, frames: int) -> list[slice]:
-        """What parts of so many frames to work on one after the other: all at once in training and in a graph."""
+        """Split so many frames into parts to work on in turn; all at once in training and in a graph."""
         if self.training or torch.compiler.is_compiling():
             return [slice(None)]
         return [slice(start, start + self.frames_per_chunk) for start in range(0, frames, self.frames_per_chunk)]

@@ -1,1 +1,1 @@
-"""What every room may use and what uses none of them."""
+"""Helpers that every room may use."""

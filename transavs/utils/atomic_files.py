@@ -46,7 +46,7 @@ def write_file(path: str | Path, content: str | bytes) -> None:
 
 
 def write_image(path: str | Path, image: np.ndarray, options: Sequence[int] = ()) -> None:
-    """The same of an image, uint8 (H, W), or (H, W, 3) in BGR, in the format that the suffix names.
+    """Write an image likewise, uint8 (H, W), or (H, W, 3) in BGR, in the format that the suffix names.
 
     Args:
         path: of the file.

@@ -1,4 +1,4 @@
-"""What the command line tools share."""
+"""Shared parts of the command line tools."""
 
 import argparse
 import errno

@@ -1,4 +1,4 @@
-"""The one exception for everything a user can mend."""
+"""The one exception for everything that a user can put right."""
 
 from collections.abc import Mapping
 from typing import TypeVar
@@ -7,7 +7,7 @@ Entry = TypeVar("Entry")
 
 
 class AVSInputError(ValueError):
-    """A file, folder, key or value from outside is not usable; the message names it and says how to mend it.
+    """A file, folder, key or value from outside is not usable; the message names it and says how to put it right.
 
     Raised in a data-loading worker it is re-raised in the main process with the worker's traceback as its message;
     :attr:`summary` is then still the one line that matters.
@@ -28,6 +28,6 @@ def choose(table: Mapping[str, Entry], name: str, what: str) -> Entry:
 
 
 def one_line(error: BaseException, limit: int = 200) -> str:
-    """What a caught error says, on one line of at most ``limit`` characters."""
+    """Tell what a caught error says, on one line of at most ``limit`` characters."""
     told = getattr(error, "strerror", None) or (error.args[0] if error.args else error)  # before a system's number
     return " ".join(str(told).split())[:limit]

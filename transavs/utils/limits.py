@@ -1,4 +1,4 @@
-"""What is read of one file at most, looked up in its header before anything is decoded.
+"""Limits of what is read of one file, looked up in its header before anything is decoded.
 
 A few bytes can announce gigabytes. These bounds are far beyond what the networks make use of, so nobody should have to
 raise them; who does so changes them here. Videos may be of any length: they are read as streams.

@@ -51,7 +51,7 @@ class TensorCache:
                     partial.unlink()
 
     def path(self, key: str) -> Path:
-        """Of the file of a key, a word of letters and digits."""
+        """Name the file of a key, a word of letters and digits."""
         return self.folder / f"{key}{SUFFIX}"
 
     def read(self, key: str) -> dict[str, Tensor] | None:
@@ -92,5 +92,5 @@ class TensorCache:
 
 
 def _checksum(key: str, body: bytes) -> bytes:
-    """With the key, so that another key's file, renamed or copied, is found out as well."""
+    """Sum up body and key, so that another key's file, renamed or copied, is found out as well."""
     return zlib.crc32(body, zlib.crc32(key.encode())).to_bytes(CHECKSUM_BYTES, "little")

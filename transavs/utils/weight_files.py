@@ -30,7 +30,7 @@ class _ArrayUnpickler(pickle.Unpickler):
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """What a file of weights holds, on the CPU.
+    """Read what a file of weights holds, onto the CPU.
 
     Args:
         path: of a .pth file, which may hold tensors and plain values; of .safetensors; or of a .pkl of detectron2's
@@ -70,7 +70,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
 
 
 def read_pth(path: str) -> Any:
-    """What torch has saved, whatever the file is called; raises nearly anything where it is broken or hostile."""
+    """Load what torch has saved, whatever the file is called; raises nearly anything where it is broken or hostile."""
     return torch.load(path, map_location="cpu", weights_only=True)
 
 
@@ -92,7 +92,7 @@ _READERS = {".safetensors": _read_safetensors, ".pkl": _read_pkl}
 
 
 def is_whole(path: str | Path) -> bool:
-    """Whether a .pth file is complete: an archive all of whose parts have the checksums that they were written with."""
+    """Tell whether a .pth file is complete: an archive whose parts all have the checksums they were written with."""
     try:
         with zipfile.ZipFile(path) as archive:
             return archive.testzip() is None

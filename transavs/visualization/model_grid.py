@@ -19,7 +19,7 @@ from transavs.visualization.records import Record
 
 @dataclass(frozen=True)
 class Source:
-    """Where a model comes from; see :func:`transavs.checkpoint.load.load_model`."""
+    """Source of a model; see :func:`transavs.checkpoint.load.load_model`."""
 
     weights: Path
     config_file: Path | None = None

@@ -1,4 +1,4 @@
-"""What the queries of TransAVS do with one frame: their masks, their classes, and where they look.
+"""Figure of the queries of TransAVS on one frame: their masks, their classes, and where they look.
 
 Shape legend: N queries, K classes, S x S the network input, h x w a level of the image features, H x W the frame.
 """
@@ -65,7 +65,7 @@ class FrameQueries:
 
 @contextmanager
 def recorded_attention(decoder: AudioQueryDecoder) -> Iterator[list[Tensor]]:
-    """Within it, ``decoder`` puts the attention of each of its layers (F, N, h, w), mean over heads, into the list.
+    """Record the attention of each layer of ``decoder`` (F, N, h, w), mean over heads, into the list.
 
     The attention is computed a second time for it: the layers ask for no weights, which is faster.
     """

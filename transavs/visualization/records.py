@@ -1,4 +1,4 @@
-"""What the figures are asked for: clips of a data set, and a name for each model or run."""
+"""Choice of clips for figures, and of a name for each model or run."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What training runs have left in their folders, as charts take it."""
+"""Results of training runs, read from their folders for charts."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -79,7 +79,7 @@ def read_results(run: Path, dataset: str | None = None) -> dict[str, float]:
 
 
 def numbers_of(values: Mapping[str, Any]) -> dict[str, float]:
-    """What of a JSON object can be drawn."""
+    """Pick the numbers of a JSON object."""
     return {name: value for name, value in values.items() if isinstance(value, int | float)}
 
 

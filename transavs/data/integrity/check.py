@@ -40,14 +40,14 @@ class Tree:
         return self.root / LAYOUTS[self.subset].meta
 
     def is_there(self) -> bool:
-        """Whether any of its own files and folders is, the csv or another."""
+        """Tell whether any of its own files or folders exists, the csv or another."""
         layout = LAYOUTS[self.subset]
         own = [layout.meta, *(layout.frames.replace("{part}", part) for part in layout.num_frames)]
         return any((self.root / path.partition("/")[0]).exists() for path in own)
 
 
 def _candidates(root: Path, subset: str) -> Iterator[Tree]:
-    """Where the subset would be below ``root``, the likeliest first."""
+    """List where the subset would be below ``root``, the likeliest first."""
     depths = []
     for source, (_, folders) in SOURCES.items():
         parts = Path(folders[subset]).parts

@@ -54,7 +54,7 @@ def check_clip(clip: Clip) -> list[Finding]:
 
 
 def _decode(path: str, what: str, read: Callable[[Image.Image], Decoded], findings: list[Finding]) -> Decoded | None:
-    """What ``read`` makes of an image file; None where it cannot, which the findings then tell."""
+    """Decode an image file with ``read``; None where it cannot, which the findings then tell."""
     # os.path where pathlib would raise on a folder that may not be read.
     if not os.path.isfile(path):
         findings.append(Finding(f"{what}-missing", path, "does not exist"))
@@ -198,6 +198,6 @@ def _check_log_mel(path: str, seconds: int, findings: list[Finding]) -> None:
 
 
 def _cause(error: Exception, path: str) -> str:
-    """What an error says, less the path before it and, of ours, the mend after it: a finding has its own of both."""
+    """Take the cause out of an error's message: a finding has a path and a hint of its own."""
     text = " ".join(str(error).split()).removeprefix(f"{path} ")
     return (text.rpartition(": ")[0] if isinstance(error, AVSInputError) else text)[:200]

@@ -1,4 +1,4 @@
-"""What the data doctor can find, and how it tells it: a summary, a list, a JSON file."""
+"""Findings of the data doctor, as a summary, a list and a JSON file."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -80,7 +80,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class TreeCounts:
-    """How many clips the csv of one subset lists, by part and split."""
+    """Numbers of clips that the csv of one subset lists, by part and split."""
 
     subset: str
     root: str
@@ -99,7 +99,7 @@ class Report:
         return [finding for finding in self.findings if finding.severity == severity]
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Make it what JSON can hold."""
         return {
             "faults": len(self.of_severity(FAULT)),
             "warnings": len(self.of_severity(WARNING)),

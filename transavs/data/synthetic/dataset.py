@@ -125,7 +125,7 @@ DIFFICULTIES = {
 
 @dataclass(frozen=True)
 class ClipPlan:
-    """What one clip is made of; everything in it follows from ``seed``."""
+    """Plan of one clip; everything in it follows from ``seed``."""
 
     root: Path  # of the subset
     subset: str

@@ -210,7 +210,7 @@ def _lone_masks(bodies: list[Body], frames: Iterable[float], size: int) -> np.nd
 
 
 def _occlude(masks: np.ndarray) -> np.ndarray:
-    """What each object shows when later objects lie over earlier ones; takes and gives bool (objects, T, S, S)."""
+    """Cut from each object what later ones cover; takes and gives bool (objects, T, S, S)."""
     covered = np.cumsum(masks[::-1], axis=0, dtype=np.uint8)[::-1] - masks > 0
     return masks & ~covered
 

@@ -20,7 +20,7 @@ LARGEST_SCENE = 512  # side in pixels; larger videos are magnified, which is man
 
 @dataclass(frozen=True)
 class Shot:
-    """What is seen and heard between two cuts.
+    """Picture and sound between two cuts.
 
     Attributes:
         scene: what is seen.
@@ -34,7 +34,7 @@ class Shot:
 
     @classmethod
     def draw(cls, difficulty: Difficulty, side: int, rng: np.random.Generator) -> "Shot":
-        """As a clip of MS3, on a square image of ``side`` pixels."""
+        """Draw a clip of MS3 on a square image of ``side`` pixels."""
         kinds = difficulty.draw_kinds(rng).values()
         scene = Scene.draw([kind.look for kind in kinds], difficulty.scenery, SCENE_SECONDS, side, rng)
         sounding = changing_sources(len(kinds), SCENE_SECONDS, difficulty.mute, rng)

@@ -35,7 +35,7 @@ from transavs.utils.precision import without_autocast
 
 @dataclass(frozen=True)
 class GroundTruth:
-    """What every layer's predictions are compared with."""
+    """Ground truth that every layer's predictions are compared with."""
 
     masks: Tensor  # int64 class ids (F, H, W), the pixels that the losses look at
     one_hot: Tensor  # the same, (F, K, H, W)
@@ -45,7 +45,7 @@ class GroundTruth:
 
 
 class SegmentationLosses(nn.Module):
-    """What one decoder layer's predictions cost: jointly, and query by query."""
+    """Segmentation losses of one decoder layer: joint ones, and those of single queries."""
 
     def __init__(
         self,
@@ -118,7 +118,7 @@ class SegmentationLosses(nn.Module):
 
     @torch.no_grad()
     def query_targets(self, pred_logits: Tensor, pred_masks: Tensor, truth: GroundTruth) -> QueryTargets:
-        """What the chosen rule asks of each query."""
+        """Choose each query's target by the rule."""
         inputs = TargetInputs(
             probabilities=pred_logits.softmax(-1),
             masks=pred_masks.sigmoid(),

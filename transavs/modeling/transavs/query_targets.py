@@ -1,4 +1,4 @@
-"""Which ground truth does a query get? TransAVS matches nothing, so each rule here decides query by query.
+"""Rules for the ground truth of each query; TransAVS matches nothing, so they decide query by query.
 
 Shape legend: F labeled frames, N queries, K classes, O objects, R regions, h x w the predicted masks.
 
@@ -18,7 +18,7 @@ from transavs.utils.errors import AVSInputError
 
 @dataclass(frozen=True)
 class TargetInputs:
-    """What a rule may look at; nothing in it carries gradients.
+    """Inputs of a rule; nothing in it carries gradients.
 
     An object is a connected part of one class in the ground truth; objects that a frame lacks are empty.
     """
@@ -41,7 +41,7 @@ class TargetInputs:
 
 @dataclass(frozen=True)
 class QueryTargets:
-    """What each query is asked for."""
+    """Target of each query."""
 
     labels: Tensor  # int64 (F, N)
     regions: Tensor | None = None  # (F, R, h, w)
@@ -60,7 +60,7 @@ def density(inputs: TargetInputs, queries_per_object: int) -> QueryTargets:
 
 
 def nearest(inputs: TargetInputs, queries_per_object: int) -> QueryTargets:
-    """As :func:`density`; and each query that gets a sounding class covers the object most like its mask."""
+    """Choose classes by :func:`density`, and for each sounding query the object most like its mask."""
     labels = _densest(inputs)
     similarity = inputs.similarity(inputs.objects)
     best = torch.zeros_like(similarity, dtype=torch.bool).scatter(2, similarity.argmax(2, keepdim=True), True)

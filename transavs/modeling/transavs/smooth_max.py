@@ -1,4 +1,4 @@
-"""What all queries say together: a smooth form of TransAVS's inference rule, eqs. (14) and (15), to learn from.
+"""Smooth form of TransAVS's inference rule, eqs. (14) and (15), over all queries, to learn from.
 
 Shape legend: F frames, N queries, K classes, h x w the predicted masks.
 """
@@ -63,7 +63,7 @@ class _SmoothMaxLogProbs(torch.autograd.Function):
 
 
 def _log(values: Tensor) -> Tensor:
-    """In place, finite for 0."""
+    """Take logarithms in place, finite for 0."""
     return values.clamp_(min=torch.finfo(values.dtype).tiny).log_()
 
 
