@@ -133,5 +133,5 @@ def test_a_name_that_is_not_registered_is_told_with_those_that_are(tiny_cfg, key
 def test_an_evaluation_needs_nothing_to_train_on(tiny_cfg):
     tiny_cfg.DATASETS.TRAIN = ()
     check_registered(tiny_cfg, training=False)
-    with pytest.raises(AVSInputError, match="DATASETS.TRAIN is empty"):
+    with pytest.raises(AVSInputError, match=r"DATASETS\.TRAIN is empty"):
         check_registered(tiny_cfg, training=True)
