@@ -100,7 +100,9 @@ def test_written_predictions_score_as_they_did(tiny_datasets: Path, tmp_path: Pa
     found = score_mask_folders(tmp_path / "png", gt, subset, names)
     assert found["J"] == pytest.approx(expected["J"], abs=1e-4)
     if subset == "ms3":
-        assert score_mask_folders(tmp_path / "scores", gt, subset, names)["F"] == pytest.approx(expected["F"], abs=0.5)
+        assert score_mask_folders(tmp_path / "probabilities", gt, subset, names)["F"] == pytest.approx(
+            expected["F"], abs=0.5
+        )
     else:
         assert found["mIoU"] == pytest.approx(expected["mIoU"], abs=1e-4)
     codes = json.loads((tmp_path / "predictions.json").read_text())

@@ -23,6 +23,7 @@ from transavs.engine import AVSTrainer
 from transavs.engine.train_loop import GuardedTrainer
 from transavs.media.audio_file import SAMPLE_RATE
 from transavs.modeling.meta_arch import AVSModel
+from transavs.modeling.transavs import meta_arch
 from transavs.utils.precision import find_precision
 
 FLOAT32, BFLOAT16, FLOAT16 = torch.float32, torch.bfloat16, torch.float16
@@ -206,35 +207,23 @@ def test_the_network_alone_is_evaluated_in_16_bits(model: AVSModel, cfg: CfgNode
 
 
 @pytest.mark.parametrize("dtype", [BFLOAT16, FLOAT16])
-def test_scores_are_float32_of_whatever_comes_before(
-    model: AVSModel, cfg: CfgNode, ms3_records: list[dict], dtype: torch.dtype
+def test_probabilities_are_float32_of_whatever_comes_before(
+    model: AVSModel, cfg: CfgNode, ms3_records: list[dict], monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype
 ):
     """And no coarser than what they are made of: those of the same logits in float32."""
-    given: list[torch.Tensor] = []
-    name = "to_probabilities" if hasattr(model, "blocks") else "full_scores"
-    to_probabilities = getattr(model, name)
-    setattr(model, name, lambda *values: (given.append(values), to_probabilities(*values))[1])
+    given: list[tuple] = []
+    owner, name = (model, "to_probabilities") if hasattr(model, "blocks") else (meta_arch, "semantic_inference")
+    to_probabilities = getattr(owner, name)
+    monkeypatch.setattr(owner, name, lambda *values: (given.append(values), to_probabilities(*values))[1])
     with torch.no_grad():
         with torch.autocast("cpu", dtype):
-            scores = torch.cat(model.inference(load_clips(cfg, ms3_records, is_train=False)))
+            found = torch.cat(model.inference(load_clips(cfg, ms3_records, is_train=False)))
         exact = [
             to_probabilities(*(v.float() if isinstance(v, torch.Tensor) else v for v in values)) for values in given
         ]
     assert {v.dtype for values in given for v in values if isinstance(v, torch.Tensor)} == {dtype}
-    assert scores.dtype == FLOAT32
-    torch.testing.assert_close(scores, torch.cat(exact), rtol=0, atol=3e-5)
-
-
-@pytest.mark.parametrize("dtype", [BFLOAT16, FLOAT16])
-@pytest.mark.parametrize("side", [24, 32])  # times 3, in the plain way; times 4, in the quick one
-def test_masks_are_enlarged_in_float32(side: int, dtype: torch.dtype):
-    model = make_backend("quickstart.yaml", TINY_MODEL).model
-    logits, masks = torch.randn(2, 9, 2).to(dtype), 5 * torch.randn(2, 9, 8, 8).to(dtype)
-    with torch.autocast("cpu", dtype):
-        found = model.full_scores(logits, masks, (side, side))
     assert found.dtype == FLOAT32
-    expected = model.full_scores(logits.float(), masks.float(), (side, side))
-    torch.testing.assert_close(found, expected, rtol=0, atol=3e-5)
+    torch.testing.assert_close(found, torch.cat(exact), rtol=0, atol=3e-5)
 
 
 @pytest.fixture

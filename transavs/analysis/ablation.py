@@ -94,7 +94,7 @@ def plan(configs: Sequence[Path], seeds: Sequence[int], output: Path, overrides:
 
 
 def execute(runs: Sequence[AblationRun], train_net: Path, jobs: int) -> None:
-    """AblationRun what has not finished by the script ``train_net``, ``jobs`` at a time, with a progress bar.
+    """Run what has not finished by the script ``train_net``, ``jobs`` at a time, with a progress bar.
 
     Raises:
         AVSInputError: runs have failed, which does not stop the others.

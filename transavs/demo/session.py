@@ -175,7 +175,7 @@ class DemoSession:
         return is_silent(self._levels)
 
     def predict(self, predictor: AVSPredictor, rate: float, limits: Limits, progress: Progress) -> None:
-        """DemoSession the network once over the video.
+        """Run the network once over the video.
 
         Args:
             predictor: the model.

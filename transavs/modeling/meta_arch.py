@@ -55,7 +55,7 @@ class AVSModel(nn.Module):
         self.frames_per_chunk = frames_per_chunk
         self.embedding_cache = embedding_cache
         if embedding_cache is not None:
-            audio_backbone.register_load_state_dict_post_hook(lambda *_: embedding_cache.forget_backbone())
+            audio_backbone.register_load_state_dict_post_hook(embedding_cache.forget_backbone)
         self.backbone = backbone
         self.audio_backbone = audio_backbone
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), persistent=False)

@@ -51,7 +51,7 @@ class FrameQueries:
     def winners(self) -> Tensor:
         """Index of the query whose vote decides each pixel, int64 (S, S).
 
-        The votes are those of :mod:`transavs.modeling.transavs.semantic_inference`: the winner's class is predicted.
+        The votes are those of :mod:`transavs.modeling.transavs.semantic_inference`, before its upsampling.
         """
         return (self.probabilities.amax(1)[:, None, None] * self.masks).argmax(0)
 

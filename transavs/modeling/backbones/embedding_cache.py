@@ -44,8 +44,8 @@ class EmbeddingCache:
         self._files = files
         self._backbone_digest = b""
 
-    def forget_backbone(self) -> None:
-        """Read the backbone's weights anew at the next look-up, since others have been loaded."""
+    def forget_backbone(self, *loaded: object) -> None:
+        """Read the backbone's weights anew at the next look-up: a hook for when others have been loaded."""
         self._backbone_digest = b""
 
     def look_up(

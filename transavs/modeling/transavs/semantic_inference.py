@@ -31,6 +31,6 @@ def semantic_inference(pred_logits: Tensor, pred_masks: Tensor, size: Sequence[i
     """
     log_confidence, classes = pred_logits.float().log_softmax(-1).max(-1)
     log_votes = log_confidence[..., None, None] + F.logsigmoid(pred_masks.float())
-    best = log_votes.new_full((len(log_votes), pred_logits.shape[-1], *log_votes.shape[2:]), LOG_OF_NOTHING)
+    best = log_votes.new_full((log_votes.shape[0], pred_logits.shape[-1], *log_votes.shape[2:]), LOG_OF_NOTHING)
     best = best.scatter_reduce(1, classes[..., None, None].expand_as(log_votes), log_votes, "amax")
     return F.interpolate(best, size=tuple(size), mode="bilinear", align_corners=False).softmax(1)
