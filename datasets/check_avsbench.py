@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """The data doctor: is my copy of AVSBench whole?
 
-Looks at every csv, frame, mask and sound and lists what is missing or broken, with the mend.
+Looks at every csv, frame, mask and sound and lists what is missing or broken, with what to do.
 Exit status: 0 = no fault, 1 = faults were found, 2 = there is nothing to look at.
 """
 

@@ -32,7 +32,7 @@ from transavs.media.video_reader import Video
 from transavs.utils.errors import AVSInputError
 
 
-class CountingScorer(PyTorchBackend):
+class CountingBackend(PyTorchBackend):
     calls = 0
 
     def __call__(self, images: torch.Tensor, log_mel: torch.Tensor) -> torch.Tensor:
@@ -43,7 +43,7 @@ class CountingScorer(PyTorchBackend):
 @pytest.fixture
 def predictor(tiny_cfg) -> AVSPredictor:
     model = LoudModel(tiny_cfg)
-    return AVSPredictor(CountingScorer(model, ClipFormat.from_config(tiny_cfg, ["background", "sounding"], model)))
+    return AVSPredictor(CountingBackend(model, ClipFormat.from_config(tiny_cfg, ["background", "sounding"], model)))
 
 
 def ignore(share: float, what: str) -> None:
@@ -114,11 +114,11 @@ def test_a_run_is_drawn_again_without_the_network_and_plays_what_was_heard(
         video = LIMITS.open(clip)
         run = DemoSession(video, heard_with(video, choice, noise, LIMITS), tmp_path)
         run.predict(predictor, 5, LIMITS, ignore)
-        calls = predictor.scorer.calls
+        calls = predictor.backend.calls
         low, high = (np.mean([f.marked for f in run.draw(t, ignore).frames]) for t in (0.2, 0.7))
         assert low > high or choice == MUTED
         drawing = run.draw(0.4, ignore)
-        assert predictor.scorer.calls == calls
+        assert predictor.backend.calls == calls
         marked[choice], heard[choice] = [f.marked for f in drawing.frames], level(drawing.overlay)
         assert abs(Video(drawing.overlay).duration - SECONDS) < 0.3  # the noise is longer
         assert drawing.coco.name == "clip_masks.json"

@@ -42,7 +42,7 @@ def make_outputs(seed: int = 0, **replaced: torch.Tensor) -> dict[str, torch.Ten
     return {name: value.requires_grad_() for name, value in (outputs | replaced).items()}
 
 
-def test_joint_scores_equal_the_power_mean_per_pixel():
+def test_smooth_max_equals_the_power_mean_per_pixel():
     outputs = make_outputs()
     p, m = outputs["pred_logits"].softmax(-1), outputs["pred_masks"].sigmoid()
     for g in (1.0, 3.0):
@@ -54,7 +54,7 @@ def test_joint_scores_equal_the_power_mean_per_pixel():
 
 @pytest.mark.parametrize("sharpness", [1.0, 8.0])
 @pytest.mark.parametrize("spread", [1.0, 20.0])
-def test_gradients_of_joint_scores_equal_those_of_the_formula(sharpness: float, spread: float):
+def test_gradients_of_smooth_max_equal_those_of_the_formula(sharpness: float, spread: float):
     outputs = make_outputs(pred_masks=spread * torch.randn(F, N, 8, 8, generator=torch.Generator().manual_seed(4)))
     towards = torch.randn(F, K, 8, 8, generator=torch.Generator().manual_seed(5))
     smooth_max_log_probs(outputs["pred_logits"], outputs["pred_masks"], sharpness).backward(towards)
@@ -93,7 +93,7 @@ def test_the_backward_pass_keeps_little_beside_the_masks():
     assert sum(kept.values()) < 2 * outputs["pred_masks"].untyped_storage().nbytes()
 
 
-def test_sharp_joint_scores_decide_as_inference_does():
+def test_a_sharp_smooth_max_decides_as_inference_does():
     outputs = make_outputs()
     p, m = outputs["pred_logits"].softmax(-1), outputs["pred_masks"].sigmoid()
     sharp = smooth_max_log_probs(outputs["pred_logits"], outputs["pred_masks"], 60.0)

@@ -1,4 +1,4 @@
-"""What tools do with errors: what a user can mend is one line, and nothing else is hidden."""
+"""What tools do with errors: what a user can put right is one line, and nothing else is hidden."""
 
 from pathlib import Path
 

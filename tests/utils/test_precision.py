@@ -249,8 +249,8 @@ def test_predictions_in_bfloat16(model: AVSModel, cfg: CfgNode, clip: tuple, tmp
 
 
 def test_precisions_that_there_are_not(good: Good, tmp_path: Path):
-    for name, mend in (("float16", "choose bfloat16"), ("half", "choose from float32, bfloat16, float16")):
-        with pytest.raises(AVSInputError, match=mend):
+    for name, hint in (("float16", "choose bfloat16"), ("half", "choose from float32, bfloat16, float16")):
+        with pytest.raises(AVSInputError, match=hint):
             AVSPredictor.from_checkpoint(good.weights, device="cpu", precision=name)
     with pytest.raises(AVSInputError, match="computes in float32: leave the precision bfloat16 out"):
         AVSPredictor.from_checkpoint(tmp_path / "a.pt2", device="cpu", precision="bfloat16")

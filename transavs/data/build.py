@@ -89,7 +89,7 @@ class SeededClipDataset(Dataset):
                     is_named = record["video_id"] in str(error)
                     raise AVSInputError(str(error) if is_named else f"clip {record['video_id']}: {error}") from error
                 logging.getLogger(__name__).warning("clip %s is left out: %s", record["video_id"], error)
-        raise AVSInputError("no clip of DATASETS.TRAIN can be read: mend those that the warnings above name")
+        raise AVSInputError("no clip of DATASETS.TRAIN can be read: repair those that the warnings above name")
 
 
 def build_train_loader(

@@ -18,14 +18,14 @@ USAGE_ERROR = 2
 
 
 class _InputErrorFilter(logging.Filter):
-    """Drops the traceback that detectron2's trainer logs for an error that is the user's to mend."""
+    """Drops the traceback that detectron2's trainer logs for an error that is the user's to put right."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         return not (record.exc_info and isinstance(record.exc_info[1], AVSInputError))
 
 
 def run_tool(main: Callable[[], None]) -> None:
-    """Run a tool; what is the user's to mend becomes one line on stderr, and in the run's log, and exit status 2.
+    """Run a tool; what is the user's to put right becomes one line on stderr, and in the run's log, and exit status 2.
 
     That is an AVSInputError, also one of a process that detectron2's launcher has started, a file that cannot be used,
     and a full disk.

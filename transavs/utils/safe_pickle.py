@@ -48,7 +48,7 @@ def _load_storage(content: bytes) -> torch.TypedStorage:
 def _rebuild_tensor(
     storage: torch.TypedStorage, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *about: object
 ) -> Tensor:
-    """Rebuild a tensor within its storage; torch's own function would enlarge a storage that is too small."""
+    """Rebuild a tensor within its storage; torch's own function would grow a storage that is too small."""
     plain = storage._untyped_storage  # its public name warns
     values = plain.nbytes() // storage.dtype.itemsize
     last = offset + sum((length - 1) * step for length, step in zip(size, stride, strict=True))

@@ -87,7 +87,7 @@ class TensorCache:
             )
 
     def _warn(self, message: str) -> None:
-        """Once per process and message: a file that cannot be mended is met again in every epoch."""
+        """Once per process and message: a file that cannot be replaced is met again in every epoch."""
         log_first_n(logging.WARNING, message, name=__name__, key="message")
 
 

@@ -63,7 +63,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
         for name in ("state_dict", "model"):
             found = found.get(name, found)
         return {name.removeprefix("module."): value for name, value in found.items() if isinstance(value, Tensor)}
-    except Exception as error:  # missing, truncated, hostile, another kind of file: one mend for all
+    except Exception as error:  # missing, truncated, hostile, another kind of file: one hint for all
         raise AVSInputError(
             f"{path} cannot be read as weights ({one_line(error)}): name a .pth or .safetensors file"
         ) from error

@@ -54,7 +54,7 @@ def load_audio_weights(backbone: nn.Module, path: str) -> None:
     """Load a state dict (torchvggish's keys for VGGish) from a path or URL: all of it, or an AVSInputError."""
     try:
         backbone.load_state_dict(read_pth(PathManager.get_local_path(path)))
-    except Exception as error:  # missing, no network, no checkpoint, other keys or shapes: one mend for all
+    except Exception as error:  # missing, no network, no checkpoint, other keys or shapes: one hint for all
         raise AVSInputError(
             f"MODEL.AUDIO_BACKBONE.WEIGHTS: {path} does not load into {type(backbone).__name__} "
             f"({one_line(error)}): name a state dict of this audio backbone"

@@ -97,7 +97,7 @@ class FusionDecoder(nn.Module):
 
 
 class UpsampledConv2d(nn.Conv2d):
-    """Bilinear enlargement by two, then a 3x3 convolution with zero padding."""
+    """Bilinear upsampling by two, then a 3x3 convolution with zero padding."""
 
     def __init__(self, in_channels: int, out_channels: int, *, align_corners: bool):
         super().__init__(in_channels, out_channels, 3, padding=1)
