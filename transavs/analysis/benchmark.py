@@ -193,6 +193,18 @@ def compare(configs: Mapping[str, CfgNode], workload: Workload, rounds: int) -> 
         ``parts``: shares in inference and in the training iteration's forward pass, never compiled.
     """
     configs = {REFERENCE: reference_config(next(iter(configs.values()))), **configs}
+    costs = _costs_in_turns(configs, workload, rounds)
+    context = multiprocessing.get_context("forkserver")  # imports once, and every process starts from there
+    context.set_forkserver_preload([__name__])
+    with ProcessPoolExecutor(1, context, max_tasks_per_child=1) as fresh_processes:
+        for name, cfg in configs.items():
+            for step in STEPS:
+                costs[name][f"{step}_peak_mb"] = fresh_processes.submit(step_peak, cfg, workload, step).result() / 1e6
+    return costs
+
+
+def _costs_in_turns(configs: Mapping[str, CfgNode], workload: Workload, rounds: int) -> Costs:
+    """Measure all that :func:`compare` returns but the peaks, of models with the reference among them."""
     models = {name: BenchmarkModel(cfg, workload) for name, cfg in configs.items()}
     costs: Costs = {
         name: {"parameters": sum(p.numel() for p in model.model.parameters()), "flops": model.flops(), "parts": {}}
@@ -208,18 +220,11 @@ def compare(configs: Mapping[str, CfgNode], workload: Workload, rounds: int) -> 
             model.compile()
         steps: dict[str, Step] = {name: getattr(model, step) for name, model in models.items()}
         times = interleaved_times(steps, rounds, models[REFERENCE].device)
-        medians = {name: statistics.median(values) for name, values in times.items()}
-        for name, median in medians.items():
-            costs[name] |= {step: median, f"{step}_ratio": median / medians[REFERENCE]}
-    del models, steps
-    context = multiprocessing.get_context("forkserver")  # imports once, and every process starts from there
-    context.set_forkserver_preload([__name__])
-    with ProcessPoolExecutor(1, context, max_tasks_per_child=1) as fresh_processes:
-        for name, cfg in configs.items():
-            costs[name]["clips_per_second"] = workload.clips / costs[name]["inference"]
-            for step in STEPS:
-                costs[name][f"{step}_peak_mb"] = fresh_processes.submit(step_peak, cfg, workload, step).result() / 1e6
-    return costs
+        reference = statistics.median(times[REFERENCE])
+        for name, values in times.items():
+            median = statistics.median(values)
+            costs[name] |= {step: median, f"{step}_ratio": median / reference}
+    return {name: found | {"clips_per_second": workload.clips / found["inference"]} for name, found in costs.items()}
 
 
 def pipeline(cfg: CfgNode, rounds: int) -> dict[str, float]:
@@ -250,14 +255,13 @@ def pipeline(cfg: CfgNode, rounds: int) -> dict[str, float]:
 def costs_table(found: Mapping[str, Costs], key: str = "") -> str:
     """Write a Markdown table of costs by value of ``key``, or without one of all costs that are found."""
     rows = [
-        [value, name, *(costs[column] * factor for column, factor, _ in COLUMNS.values())]
+        [*([value] if key else []), name, *(costs[column] * factor for column, factor, _ in COLUMNS.values())]
         for value, models in found.items()
         for name, costs in models.items()
     ]
-    first = 0 if key else 1
-    formats = ["", "", *(digits for *_, digits in COLUMNS.values())]
-    table = [row[first:] for row in rows]
-    return tabulate(table, [key, "model", *COLUMNS][first:], tablefmt="pipe", floatfmt=formats[first:])
+    names = [key, "model"] if key else ["model"]
+    formats = [""] * len(names) + [digits for *_, digits in COLUMNS.values()]
+    return tabulate(rows, [*names, *COLUMNS], tablefmt="pipe", floatfmt=formats)
 
 
 def parts_table(models: Costs) -> str:
