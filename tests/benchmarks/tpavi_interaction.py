@@ -26,7 +26,7 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from helpers.published_tpavi import CHANNELS, PublishedTPAVI, direct_interaction
 
-from transavs.analysis.timing import added_peak_memory, interleaved_times
+from transavs.analysis.timing import interleaved_times, peak_memory
 from transavs.config.load import load_config
 from transavs.modeling.optimize import optimize_for_inference
 
@@ -83,7 +83,9 @@ def peak_elsewhere(form: str, size: int) -> int:
 
 def peak_here(form: str, size: int) -> int:
     forward_pass(form, SMALLEST)()  # what a first pass sets up once is not counted
-    return added_peak_memory(forward_pass(form, size))
+    run = forward_pass(form, size)
+    before = peak_memory(lambda: None)
+    return peak_memory(run) - before
 
 
 def draw(path: Path, times: dict[int, dict[str, float]], peaks: dict[int, dict[str, int]]) -> None:

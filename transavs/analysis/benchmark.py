@@ -1,47 +1,185 @@
-"""Models side by side: their costs, as multiples of plain ResNet-50 on the same frames in the same run."""
+"""Costs of models, measured in turns with plain ResNet-50 on the same frames in the same run."""
 
+import multiprocessing
 import statistics
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
+import torchvision
 from detectron2.config import CfgNode
+from detectron2.modeling import META_ARCH_REGISTRY, build_model
+from detectron2.utils.events import EventStorage
+from tabulate import tabulate
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
-from transavs.analysis.timing import in_fresh_process, interleaved_times, peak_memory
-from transavs.analysis.workload import BenchmarkModel, PlainResNet50, Workload
+from transavs.analysis.timing import Step, interleaved_times, part_shares, peak_memory
+from transavs.data.avsbench import load_avsbench
+from transavs.data.dataset_mapper import AVSDatasetMapper
+from transavs.data.synthetic.dataset import write_synthetic
 from transavs.engine.launch import flush_subnormal_numbers
+from transavs.engine.solver import build_optimizer
+from transavs.evaluation.avs_evaluator import AVSEvaluator
+from transavs.modeling.activation_checkpoint import checkpoint_activations
+from transavs.modeling.optimize import optimize_for_inference
 
 REFERENCE = "torchvision ResNet-50"
-STEPS = {"inference": "infer", "train": "train"}  # methods of a BenchmarkModel
-FORWARD_PASSES = {"inference": "infer", "train": "loss"}  # likewise
-WARM_UP = {"cpu": 1, "cuda": 5}  # rounds; a GPU's clocks, caches and choice of kernels take some to settle
+STEPS = ("train", "inference")  # in this order: a model that is optimized for inference cannot be trained
+PIPELINE_CLIPS = 4  # that loading and scoring are measured on
+Costs = dict[str, dict[str, Any]]  # what compare returns
+
+# Header of a table's column -> key of a model's costs, factor to the header's unit, format.
+COLUMNS = {
+    "M parameters": ("parameters", 1e-6, ".1f"),
+    "GFLOP": ("flops", 1e-9, ".0f"),
+    "inference ms": ("inference", 1e3, ".0f"),
+    "inference x ResNet-50": ("inference_ratio", 1, ".2f"),
+    "clips/s": ("clips_per_second", 1, ".2f"),
+    "inference MB": ("inference_peak_mb", 1, ".0f"),
+    "training ms": ("train", 1e3, ".0f"),
+    "training x ResNet-50": ("train_ratio", 1, ".2f"),
+    "training MB": ("train_peak_mb", 1, ".0f"),
+}
+PANELS = ("inference ms", "training ms", "inference MB", "training MB")  # of a growth figure
 
 
-def build_model_under_test(cfg: CfgNode | None, like: CfgNode, workload: Workload) -> BenchmarkModel:
-    """The model of ``cfg``, or for None plain ResNet-50 on the clips of ``like``."""
-    if cfg is None:
-        return PlainResNet50.from_config(like, workload)
-    return BenchmarkModel.from_config(cfg, workload)
+@dataclass(frozen=True)
+class Workload:
+    """What models are given to do, and how they do it.
 
-
-def step_peak(cfg: CfgNode | None, like: CfgNode, workload: Workload, step: str) -> int:
-    """Most bytes that a process, or its GPU, holds during a step of :data:`STEPS`; see :func:`build_model_under_test`.
-
-    A step before it makes the optimizer's state, and compiles where that is asked for.
+    Attributes:
+        clips: in a batch.
+        labeled: frames per clip with ground truth in training.
+        amp: under autocast: on GPUs in float16 with a scaled loss, as detectron2's AMPTrainer does it, on CPUs in
+            bfloat16.
+        compiler: backend of torch.compile, "" for none.
     """
+
+    clips: int = 1
+    labeled: int = 1
+    amp: bool = False
+    compiler: str = ""
+
+
+@META_ARCH_REGISTRY.register()
+class PlainResNet50(nn.Module):
+    """torchvision's ResNet-50 with its 1000 classes, called as the meta-architectures are."""
+
+    def __init__(self, cfg: CfgNode):
+        super().__init__()
+        self.net = torchvision.models.resnet50()
+
+    def forward(self, batched_inputs: list[dict[str, Any]]) -> Tensor | dict[str, Tensor]:
+        device = self.net.fc.weight.device
+        logits: Tensor = self.net(torch.cat([clip["images"] for clip in batched_inputs]).to(device).float() / 255)
+        if not self.training:
+            return logits
+        return {"loss": F.cross_entropy(logits, torch.arange(len(logits), device=device))}
+
+
+def reference_config(cfg: CfgNode) -> CfgNode:
+    """Return the config of plain ResNet-50 on the clips and the device of ``cfg``."""
+    reference = cfg.clone()
+    reference.defrost()
+    reference.MODEL.META_ARCHITECTURE = PlainResNet50.__name__
+    reference.MODEL.ACTIVATION_CHECKPOINTING = []
+    return reference
+
+
+def random_clips(cfg: CfgNode, workload: Workload) -> list[dict[str, Any]]:
+    """Make clips of noise as the mapper would give them, the left half of each of the first frames sounding."""
+    frames, size = cfg.INPUT.NUM_FRAMES, cfg.INPUT.IMAGE_SIZE
+    rng = torch.Generator().manual_seed(0)
+    masks = torch.zeros(workload.labeled, size, size, dtype=torch.int64)
+    masks[..., : size // 2] = 1
+    truth = {"labeled_frames": torch.arange(workload.labeled), "masks": masks, "objects": masks}
+    return [
+        {
+            "images": torch.randint(256, (frames, 3, size, size), dtype=torch.uint8, generator=rng),
+            "log_mel": torch.randn(frames, 1, 96, 64, generator=rng),
+            "height": size,
+            "width": size,
+            **truth,
+        }
+        for _ in range(workload.clips)
+    ]
+
+
+class BenchmarkModel:
+    """The model of a config, with random weights, and the steps that are measured, all on the same clips."""
+
+    def __init__(self, cfg: CfgNode, workload: Workload):
+        self.model = build_model(cfg)
+        checkpoint_activations(self.model, cfg.MODEL.ACTIVATION_CHECKPOINTING)
+        self.run: Callable[..., Any] = self.model
+        self.optimizer = build_optimizer(cfg, self.model)
+        self.clips = random_clips(cfg, workload)
+        self.compiler = workload.compiler
+        self.device = torch.device(cfg.MODEL.DEVICE)
+        self.autocast = torch.autocast(self.device.type, enabled=workload.amp)
+        # bfloat16 has float32's range and needs no scaling; switched off, it hands everything on as it is.
+        scaled = workload.amp and torch.get_autocast_dtype(self.device.type) == torch.float16
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=scaled)
+
+    def optimize_for_inference(self) -> None:
+        """Make the model what the tools use for inference; plain ResNet-50 stays as torchvision has it."""
+        self.run = self.model if isinstance(self.model, PlainResNet50) else optimize_for_inference(self.model)
+
+    def compile(self) -> None:
+        """Let the steps run what the workload's backend of torch.compile makes of the model, if there is one."""
+        if self.compiler:
+            torch.compiler.reset()  # after code for another size, this one's would be made for variable shapes
+            self.run = torch.compile(self.model, backend=self.compiler)
+
+    @torch.inference_mode()
+    def inference(self) -> None:
+        """Predict the clips."""
+        self.model.eval()
+        with self.autocast:
+            self.run(self.clips)
+
+    def loss(self) -> Tensor:
+        """Sum the weighted losses, in training mode."""
+        self.model.train()
+        with EventStorage(), self.autocast:
+            return torch.stack(list(self.run(self.clips).values())).sum()
+
+    def train(self) -> None:
+        """Run one iteration."""
+        self.optimizer.zero_grad()
+        self.scaler.scale(self.loss()).backward()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+
+    def flops(self) -> int:
+        """Count the floating point operations of inference, a multiplication and an addition as two."""
+        self.model.eval()
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:  # it cannot follow inference mode
+            self.model(self.clips)
+        return counter.get_total_flops()
+
+
+def step_peak(cfg: CfgNode, workload: Workload, step: str) -> int:
+    """Measure the most bytes that this process, or its GPU, holds during a step of :data:`STEPS`."""
     flush_subnormal_numbers()
-    subject = build_model_under_test(cfg, like, workload)
+    model = BenchmarkModel(cfg, workload)
     if step == "inference":
-        subject.deploy()
-    if workload.compiler:
-        subject.compile(workload.compiler)
-    run = getattr(subject, STEPS[step])
-    run()
-    return peak_memory(run, subject.device)
+        model.optimize_for_inference()
+    model.compile()
+    run = getattr(model, step)
+    run()  # makes the optimizer's state, and compiles
+    return peak_memory(run, model.device)
 
 
-def compare(configs: Mapping[str, CfgNode], workload: Workload, rounds: int) -> dict[str, dict[str, Any]]:
-    """Costs of models, and as multiples of plain ResNet-50 on the same frames in the same run.
+def compare(configs: Mapping[str, CfgNode], workload: Workload, rounds: int) -> Costs:
+    """Measure the costs of models, and as multiples of plain ResNet-50 on the same frames in the same run.
 
     Args:
         configs: by name, of one size of clips and one device.
@@ -49,108 +187,100 @@ def compare(configs: Mapping[str, CfgNode], workload: Workload, rounds: int) -> 
         rounds: measurements of each step.
 
     Returns:
-        by name, that of ResNet-50 first: ``parameters``, ``flops`` of inference, seconds ``inference`` and ``train`` of
-        a batch (medians; ``_least`` the least), ``inference_ratio`` and ``train_ratio`` of the medians,
-        ``clips_per_second`` of inference, ``inference_peak_mb`` and ``train_peak_mb`` (10^6 bytes, of :func:`step_peak`
-        in a fresh process), and for models of ours ``parts``: seconds of each part in inference and in the training
-        iteration's forward pass, never compiled.
+        by name, that of ResNet-50 first: ``parameters``, ``flops`` of inference, median seconds ``inference`` and
+        ``train`` of a batch, ``inference_ratio`` and ``train_ratio``, ``clips_per_second`` of inference,
+        ``inference_peak_mb`` and ``train_peak_mb`` (10^6 bytes, of :func:`step_peak` in a fresh process), and by step
+        ``parts``: shares in inference and in the training iteration's forward pass, never compiled.
     """
-    like = next(iter(configs.values()))
-    builds: dict[str, CfgNode | None] = {REFERENCE: None, **configs}
-    subjects = {name: build_model_under_test(cfg, like, workload) for name, cfg in builds.items()}
-    found: dict[str, dict[str, Any]] = {
-        name: {"parameters": subject.parameters, "flops": subject.flops(), "parts": {}}
-        for name, subject in subjects.items()
+    configs = {REFERENCE: reference_config(next(iter(configs.values()))), **configs}
+    costs = _costs_in_turns(configs, workload, rounds)
+    context = multiprocessing.get_context("forkserver")  # imports once, and every process starts from there
+    context.set_forkserver_preload([__name__])
+    with ProcessPoolExecutor(1, context, max_tasks_per_child=1) as fresh_processes:
+        for name, cfg in configs.items():
+            for step in STEPS:
+                costs[name][f"{step}_peak_mb"] = fresh_processes.submit(step_peak, cfg, workload, step).result() / 1e6
+    return costs
+
+
+def _costs_in_turns(configs: Mapping[str, CfgNode], workload: Workload, rounds: int) -> Costs:
+    """Measure all that :func:`compare` returns but the peaks, of models with the reference among them."""
+    models = {name: BenchmarkModel(cfg, workload) for name, cfg in configs.items()}
+    costs: Costs = {
+        name: {"parameters": sum(p.numel() for p in model.model.parameters()), "flops": model.flops(), "parts": {}}
+        for name, model in models.items()
     }
-    for step in ("train", "inference"):  # what is made for inference cannot be trained
-        if step == "inference":
-            for subject in subjects.values():
-                subject.deploy()
-        _measure_step(subjects, step, workload, rounds, found)
-    del subjects
-    for name, cfg in builds.items():
-        found[name]["clips_per_second"] = workload.clips / found[name]["inference"]
-        for step in STEPS:
-            found[name][f"{step}_peak_mb"] = in_fresh_process(step_peak, cfg, like, workload, step) / 1e6
-    return found
+    for step in STEPS:
+        for name, model in models.items():
+            if step == "inference":
+                model.optimize_for_inference()
+            forward_pass = model.inference if step == "inference" else model.loss
+            if name != REFERENCE:
+                costs[name]["parts"][step] = part_shares(model.model, forward_pass, rounds, model.device)
+            model.compile()
+        steps: dict[str, Step] = {name: getattr(model, step) for name, model in models.items()}
+        times = interleaved_times(steps, rounds, models[REFERENCE].device)
+        reference = statistics.median(times[REFERENCE])
+        for name, values in times.items():
+            median = statistics.median(values)
+            costs[name] |= {step: median, f"{step}_ratio": median / reference}
+    return {name: found | {"clips_per_second": workload.clips / found["inference"]} for name, found in costs.items()}
 
 
-def _measure_step(
-    subjects: Mapping[str, BenchmarkModel], step: str, workload: Workload, rounds: int, found: dict[str, dict[str, Any]]
-) -> None:
-    """Add a step's median and least seconds, the multiple of ResNet-50's median and, of the others, the parts."""
-    device = subjects[REFERENCE].device
-    for name, subject in subjects.items():
-        if name != REFERENCE:
-            found[name]["parts"][step] = subject.parts(getattr(subject, FORWARD_PASSES[step]), rounds)
-    if workload.compiler:
-        torch.compiler.reset()  # what was compiled for another size would make this one's shapes variable
-        for subject in subjects.values():
-            subject.compile(workload.compiler)
-    steps = {name: getattr(subject, STEPS[step]) for name, subject in subjects.items()}
-    times = interleaved_times(steps, rounds, WARM_UP[device.type], device)
-    reference = statistics.median(times[REFERENCE])
-    for name, values in times.items():
-        median = statistics.median(values)
-        found[name] |= {step: median, f"{step}_least": min(values), f"{step}_ratio": median / reference}
-
-
-HEADER = (
-    *("model", "M parameters", "GFLOP", "inference ms", "least", "x ResNet-50", "clips/s", "inference MB"),
-    *("training ms", "least", "x ResNet-50", "training MB"),
-)
-DIGITS = ("", ".1f", ".0f", ".0f", ".0f", ".2f", ".2f", ".0f", ".0f", ".0f", ".2f", ".0f")
-
-
-def table(found: Mapping[str, Mapping[str, Any]]) -> list[list[Any]]:
-    """Rows under :data:`HEADER` of what :func:`compare` returns."""
-    return [
-        [
-            name,
-            values["parameters"] / 1e6,
-            values["flops"] / 1e9,
-            *(1e3 * values["inference"], 1e3 * values["inference_least"], values["inference_ratio"]),
-            *(values["clips_per_second"], values["inference_peak_mb"]),
-            *(1e3 * values["train"], 1e3 * values["train_least"], values["train_ratio"]),
-            values["train_peak_mb"],
-        ]
-        for name, values in found.items()
-    ]
-
-
-def parts_table(found: Mapping[str, Mapping[str, Any]]) -> list[list[Any]]:
-    """Rows: model, step, and "part share %" of its forward pass, the largest first."""
-    rows = []
-    for name, values in found.items():
-        for step, parts in values.get("parts", {}).items():
-            whole = sum(parts.values())
-            shares: Sequence[tuple[str, float]] = sorted(parts.items(), key=lambda part: -part[1])
-            rows.append([name, step, ", ".join(f"{part} {100 * taken / whole:.0f}" for part, taken in shares)])
-    return rows
-
-
-# Panels of a growth figure: title, key of what compare returns, and the factor to the title's unit.
-GROWTH_PANELS = (
-    ("inference, ms", "inference", 1e3),
-    ("training, ms", "train", 1e3),
-    ("inference, peak MB", "inference_peak_mb", 1),
-    ("training, peak MB", "train_peak_mb", 1),
-)
-
-
-def growth_table(found: Mapping[int, Mapping[str, Mapping[str, Any]]]) -> list[list[Any]]:
-    """Rows of :func:`table`, each behind the value that it was measured at.
+def pipeline(cfg: CfgNode, rounds: int) -> dict[str, float]:
+    """Measure the seconds per clip (medians) of ``loading`` before the network and of ``scoring`` after it.
 
     Args:
-        found: what :func:`compare` returned, by value.
+        cfg: that generated MS3 clips are loaded for, as in training and in this process, and random probabilities
+            scored.
+        rounds: measurements of each.
     """
-    return [[value, *row] for value, models in found.items() for row in table(models)]
+    with tempfile.TemporaryDirectory() as folder:
+        write_synthetic(folder, ["ms3"], {"test": PIPELINE_CLIPS}, size=cfg.INPUT.IMAGE_SIZE)
+        records = load_avsbench(Path(folder) / "synthetic", "ms3", "test")
+        load, load_for_test = AVSDatasetMapper(cfg, is_train=True), AVSDatasetMapper(cfg, is_train=False)
+        clips = [load_for_test(record) for record in records]
+        classes = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
+        sizes = [clip["masks"].shape for clip in clips]
+        outputs = [{"sem_seg": torch.rand(frames, classes, *size).softmax(1)} for frames, *size in sizes]
+        evaluator = AVSEvaluator([str(number) for number in range(classes)])
+        steps: dict[str, Step] = {
+            "loading": lambda: [load(record) for record in records],
+            "scoring": lambda: evaluator.process(clips, outputs),
+        }
+        times = interleaved_times(steps, rounds)
+    return {name: statistics.median(values) / len(records) for name, values in times.items()}
 
 
-def growth_panels(found: Mapping[int, Mapping[str, Mapping[str, Any]]]) -> dict[str, dict[str, dict[int, float]]]:
-    """The same as curves for :func:`transavs.visualization.charts.draw_growth`: by panel, model and value."""
+def costs_table(found: Mapping[str, Costs], key: str = "") -> str:
+    """Write a Markdown table of costs by value of ``key``, or without one of all costs that are found."""
+    rows = [
+        [*([value] if key else []), name, *(costs[column] * factor for column, factor, _ in COLUMNS.values())]
+        for value, models in found.items()
+        for name, costs in models.items()
+    ]
+    names = [key, "model"] if key else ["model"]
+    formats = [""] * len(names) + [digits for *_, digits in COLUMNS.values()]
+    return tabulate(rows, [*names, *COLUMNS], tablefmt="pipe", floatfmt=formats)
+
+
+def parts_table(models: Costs) -> str:
+    """Write a Markdown table of the parts of each model and step in percent, the largest first."""
+    rows = [
+        (name, step, ", ".join(f"{part} {100 * share:.0f}" for part, share in Counter(parts).most_common()))
+        for name, costs in models.items()
+        for step, parts in costs["parts"].items()
+    ]
+    return tabulate(rows, ("model", "step", "percent"), tablefmt="pipe")
+
+
+def growth_panels(found: Mapping[str, Costs]) -> dict[str, dict[str, dict[int, float]]]:
+    """Turn costs by value into curves for :func:`transavs.visualization.charts.draw_growth`."""
     names = next(iter(found.values()))
     return {
-        title: {name: {value: factor * models[name][key] for value, models in found.items()} for name in names}
-        for title, key, factor in GROWTH_PANELS
+        title: {
+            name: {int(value): models[name][COLUMNS[title][0]] * COLUMNS[title][1] for value, models in found.items()}
+            for name in names
+        }
+        for title in PANELS
     }
