@@ -3,6 +3,7 @@
 import io
 import pickle
 import struct
+import tempfile
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,7 +20,6 @@ from detectron2.modeling import build_model
 from PIL import Image
 
 from helpers.videos import make_video
-from transavs import AVSPredictor
 from transavs.checkpoint.checkpointer import AVSCheckpointer
 from transavs.checkpoint.convert import convert_weights
 from transavs.checkpoint.load import load_model
@@ -68,21 +68,6 @@ class Good:
         )
 
 
-@dataclass(frozen=True)
-class Reader:
-    """A function that reads a file.
-
-    Attributes:
-        read: called with the file's path.
-        contents: of good files, made of good inputs and an empty folder.
-        name: of the file.
-    """
-
-    read: Callable[[Path], object]
-    contents: Callable[[Good, Path], list[bytes]]
-    name: str = "file"
-
-
 def wav(samples: object = None, **options: str) -> bytes:
     file = io.BytesIO()
     wave = np.random.default_rng(0).uniform(-0.5, 0.5, (2000, 2)) if samples is None else samples
@@ -122,8 +107,9 @@ def saved(value: object) -> bytes:
     return file.getvalue()
 
 
-def clip(kind: str, folder: Path) -> bytes:
-    return make_video(folder / f"a.{kind}", seconds=0.4, frame_rate=5).read_bytes()
+def clip(kind: str) -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        return make_video(Path(folder) / f"a.{kind}", seconds=0.4, frame_rate=5).read_bytes()
 
 
 def read_video(path: Path) -> object:
@@ -131,96 +117,72 @@ def read_video(path: Path) -> object:
     return sum(frame.pixels().size for frame in found.frames()) + sum(block.size for block in found.sound(16000))
 
 
-def timm_backbone(weights: Path) -> TimmBackbone:
+def timm_backbone(path: Path) -> TimmBackbone:
     about = {"in_channels": 3, "image_size": 32, "out_features": ["res2"], "drop_path_rate": 0.0, "frozen_stages": 0}
-    return TimmBackbone(name=SMALL_TIMM, pretrained=False, weights=str(weights), **about)
+    return TimmBackbone(name=SMALL_TIMM, pretrained=False, weights=str(path), **about)
 
 
 def small_audio_net() -> SmallAudioNet:
     return SmallAudioNet(channels=[4], embed_dim=2, norm="BN")
 
 
-def convert(kind: str, model: str | None = None) -> Callable[[Path], object]:
-    return lambda path: convert_weights(kind, path, path.with_name("out"), model)
-
-
-def timm_weights(good: Good, folder: Path) -> list[bytes]:
-    return [saved(timm.create_model(SMALL_TIMM).state_dict())]
-
-
-def weights(good: Good, folder: Path) -> list[bytes]:
-    return [good.weights.read_bytes()]
-
-
-READERS = {
-    "csv": Reader(
-        lambda path: load_avsbench(path.parents[1], "ms3", "test"),
-        lambda good, folder: [(good.tree / LAYOUTS["ms3"].meta).read_bytes()],
-        LAYOUTS["ms3"].meta,
-    ),
-    "class names": Reader(
+CSV, CLASSES = LAYOUTS["ms3"].meta, LAYOUTS["avss"].class_names
+# A file's name -> what reads it, and the contents of good ones.
+READERS: dict[str, tuple[Callable[[Path], object], Callable[[Good], list[bytes]]]] = {
+    CSV: (lambda path: load_avsbench(path.parents[1], "ms3", "test"), lambda good: [(good.tree / CSV).read_bytes()]),
+    CLASSES: (
         lambda path: LAYOUTS["avss"].read_class_names(path.parent),
-        lambda good, folder: [b'{"background": 0, "dog": 1}'],
-        LAYOUTS["avss"].class_names,
+        lambda good: [b'{"background": 0, "dog": 1}'],
     ),
-    "wav": Reader(
+    "clip.wav": (
         lambda path: log_mel_examples(*load_audio(path)),
-        lambda good, folder: [wav(), wav(subtype="FLOAT"), wav(format="FLAC"), wav(subtype="IMA_ADPCM")],
+        lambda good: [wav(), wav(subtype="FLOAT"), wav(format="FLAC"), wav(subtype="IMA_ADPCM")],
     ),
-    "log-mel": Reader(
+    "log_mel.pkl": (
         load_log_mel_pickle,
-        lambda good, folder: [pickle.dumps(torch.zeros(1, 1, 96, 64), protocol=protocol) for protocol in (3, 4)],
+        lambda good: [pickle.dumps(torch.zeros(1, 1, 96, 64), protocol=protocol) for protocol in (3, 4)],
     ),
-    "frame": Reader(
+    "frame.png": (
         lambda path: read_frame(str(path), "RGB"),
-        lambda good, folder: [picture("RGB"), picture("L", "JPEG"), picture("RGB", "WEBP"), picture("RGB", "BMP")],
+        lambda good: [picture("RGB"), picture("L", "JPEG"), picture("RGB", "WEBP"), picture("RGB", "BMP")],
     ),
-    "mask": Reader(lambda path: read_mask(str(path), "class_ids"), lambda good, folder: [picture("L"), picture("P")]),
-    "color mask": Reader(
-        lambda path: read_mask(str(path), "palette"), lambda good, folder: [picture("RGB"), picture("RGBA")]
-    ),
-    "probabilities": Reader(
+    "mask.png": (lambda path: read_mask(str(path), "class_ids"), lambda good: [picture("L"), picture("P")]),
+    "colors.png": (lambda path: read_mask(str(path), "palette"), lambda good: [picture("RGB"), picture("RGBA")]),
+    "probabilities.png": (
         lambda path: read_probability_map(str(path)),
-        lambda good, folder: [picture("1"), picture("P"), picture("I;16")],
+        lambda good: [picture("1"), picture("P"), picture("I;16")],
     ),
-    "video": Reader(read_video, lambda good, folder: [clip(kind, folder) for kind in ("mp4", "mkv", "ts")]),
-    "sound": Reader(
-        lambda path: list(SoundFile(path, 1).sound(16000)), lambda good, folder: [clip("mp4", folder), wav()]
+    "video.mp4": (read_video, lambda good: [clip("mp4"), clip("mkv"), clip("ts")]),
+    "sound.mp4": (lambda path: list(SoundFile(path, 1).sound(16000)), lambda good: [clip("mp4"), wav()]),
+    "config.yaml": (load_config, lambda good: [good.config.read_bytes()]),
+    "checkpoint.pth": (read_checkpoint, lambda good: [good.weights.read_bytes()]),
+    "model.pth": (lambda path: load_model(path, "cpu"), lambda good: [good.weights.read_bytes()]),
+    "weights.safetensors": (read_checkpoint, lambda good: [safetensors.torch.save({"a": torch.ones(9)})]),
+    "catalog.pkl": (read_checkpoint, lambda good: [pickle.dumps({"blobs": {"a": np.ones(9)}})]),
+    "torchvision.pth": (
+        lambda path: convert_weights("torchvision", path, path.with_name("out")),
+        lambda good: [saved({"state_dict": {"conv1.weight": torch.ones(9)}})],
     ),
-    "config": Reader(load_config, lambda good, folder: [good.config.read_bytes()]),
-    "checkpoint": Reader(read_checkpoint, weights),
-    "model": Reader(lambda path: load_model(path, "cpu"), weights),
-    "predictor": Reader(lambda path: AVSPredictor.from_checkpoint(path, device="cpu"), weights),
-    "safetensors": Reader(
-        read_checkpoint, lambda good, folder: [safetensors.torch.save({"a": torch.ones(9)})], "file.safetensors"
-    ),
-    "catalog weights": Reader(
-        read_checkpoint, lambda good, folder: [pickle.dumps({"blobs": {"a": np.ones(9)}})], "file.pkl"
-    ),
-    "torchvision weights": Reader(
-        convert("torchvision"), lambda good, folder: [saved({"state_dict": {"conv1.weight": torch.ones(9)}})]
-    ),
-    "timm weights": Reader(convert("timm", SMALL_TIMM), timm_weights),
-    "timm backbone": Reader(timm_backbone, timm_weights),
-    "audio weights": Reader(
+    "timm.pth": (timm_backbone, lambda good: [saved(timm.create_model(SMALL_TIMM).state_dict())]),
+    "audio.pth": (
         lambda path: load_audio_weights(small_audio_net(), str(path)),
-        lambda good, folder: [saved(small_audio_net().state_dict())],
+        lambda good: [saved(small_audio_net().state_dict())],
     ),
-    "metrics": Reader(
-        lambda path: read_curves(path.parent),
-        lambda good, folder: [(good.run / "metrics.json").read_bytes()],
-        "metrics.json",
-    ),
-    "results": Reader(
-        lambda path: read_results(path.parent),
-        lambda good, folder: [(good.run / "results.json").read_bytes()],
-        "results.json",
-    ),
+    "metrics.json": (lambda path: read_curves(path.parent), lambda good: [(good.run / "metrics.json").read_bytes()]),
+    "results.json": (lambda path: read_results(path.parent), lambda good: [(good.run / "results.json").read_bytes()]),
 }
 
 
+def assert_not_read(reader: str, content: bytes, folder: Path) -> None:
+    """A file of this content is refused by its name."""
+    path = folder / reader
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(content)
+    assert_refused(lambda: READERS[reader][0](path), path, folder)
+
+
 def assert_refused(read: Callable[[], object], named: object, folder: Path) -> None:
-    """``read`` raises an AVSInputError of one line that names the path, key or value, and writes nothing."""
+    """``read`` raises an AVSInputError of one line with ``named``, a path, key or value, and writes nothing."""
     before = set(folder.rglob("*"))
     with pytest.raises(AVSInputError) as caught:
         read()
