@@ -21,13 +21,13 @@ class Payload:
 
 
 class Calls:
-    """Calls what is built before it, by torch's own name for rebuilding tensors."""
+    """Calls what is built before it, by torch's own name for rebuilding tensors; perhaps sets the tensor's state."""
 
-    def __init__(self, *arguments: object):
-        self.arguments = arguments
+    def __init__(self, *arguments: object, state: object = None):
+        self.arguments, self.state = arguments, state
 
     def __reduce__(self) -> tuple:
-        return torch._utils._rebuild_tensor_v2, self.arguments
+        return torch._utils._rebuild_tensor_v2, self.arguments, self.state
 
 
 def payloads(marker: Path) -> dict[str, object]:
@@ -56,20 +56,19 @@ def giants() -> dict[str, bytes]:
     """Small pickles that would take all memory or all time."""
     storage = torch.zeros(4).storage()
     huge = 2**40
+    large = storage, 0, (2**17, 1, 96, 64), (6144, 6144, 64, 1)
     bombs = {
         "huge tensor": pickle.dumps(Calls(storage, 0, (huge, 1, 96, 64), (6144, 6144, 64, 1), False, {})),
         "tensor without strides": pickle.dumps(Calls(storage, 0, (huge, 1, 96, 64), (0, 0, 0, 0), False, {})),
         "offset": pickle.dumps(Calls(storage, huge, (1, 1, 96, 64), (6144, 6144, 64, 1), False, {})),
         "negative stride": pickle.dumps(Calls(storage, 3, (4,), (-1,), False, {})),
+        "state": pickle.dumps(Calls(storage, 0, (4,), (1,), False, {}, state=large)),
         "storage of another kind": pickle.dumps(Calls({"dtype": 1}, 0, (4,), (1,), False, {})),
         "memo": b"\x80\x03Nr\xff\xff\xff\xff.",  # LONG_BINPUT: a place for four thousand million objects
         "length": b"\x80\x04\x8e" + (huge).to_bytes(8, "little") + b".",  # BINBYTES8 of a terabyte
         "digits": b"I" + b"9" * 100_000 + b"\n.",
         "frame": b"\x80\x04\x95" + (huge).to_bytes(8, "little") + b"N.",
     }
-    # A dict whose key is a tuple of two tuples of two tuples ... 60 deep: hashing it takes 2 ** 60 steps.
-    steps = b"".join(b"q" + bytes([n]) + b"h" + bytes([n]) + b"\x86" for n in range(60))
-    bombs["tuples of tuples"] = b"\x80\x03})" + steps + b"Ns."
     zipped = io.BytesIO()
     with zipfile.ZipFile(zipped, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("archive/data.pkl", pickle.dumps(bytes(10**8), protocol=4))

@@ -1,5 +1,6 @@
 """Video and audio files as FFmpeg opens them here: the given file alone, and no frame larger than the limit."""
 
+import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,13 +15,23 @@ from transavs.utils.limits import MAX_CHANNELS, MAX_PIXELS, MAX_SAMPLE_RATE
 ALONE = {"protocol_whitelist": "none", "max_pixels": str(MAX_PIXELS)}
 
 
+class _File(io.FileIO):
+    """A file that damaged containers may seek in beyond its start: PyAV would raise that at the next file it opens."""
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        try:
+            return super().seek(offset, whence)
+        except OSError:
+            return -1  # FFmpeg takes it for an error of its own
+
+
 @contextmanager
 def open_media(path: str | Path) -> Iterator[Any]:
     """An av container to read from; what it raises is FFmpeg's or PyAV's.
 
     The file is handed over open: of a name FFmpeg would take parts for commands, such as a pattern of many files.
     """
-    with open(path, "rb") as file, av.open(file, options=ALONE) as container:
+    with _File(path) as file, av.open(file, options=ALONE) as container:
         for stream in container.streams.video:
             if stream.codec_context is not None:  # of a codec that FFmpeg does not know
                 stream.codec_context.options = ALONE

@@ -26,6 +26,9 @@ def load_tensor(content: bytes) -> Tensor:
 class _TensorUnpickler(pickle._Unpickler):
     """Rebuilds tensors and refuses every other global."""
 
+    # BUILD sets the state of a tensor, and with it any size; pickled tensors have none.
+    dispatch = {code: load for code, load in pickle._Unpickler.dispatch.items() if code != pickle.BUILD[0]}
+
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
             return _rebuild_tensor

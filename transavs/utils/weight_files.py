@@ -20,7 +20,8 @@ ARRAY_PARTS = {
 }  # fmt: skip
 
 
-class _ArrayUnpickler(pickle.Unpickler):
+# In Python, as in safe_pickle.py: C's takes as much memory as a pickle tells it to.
+class _ArrayUnpickler(pickle._Unpickler):
     """Rebuilds arrays and plain values and refuses every other global."""
 
     def find_class(self, module: str, name: str) -> Any:
