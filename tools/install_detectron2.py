@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Install detectron2 0.6 from PyPI as a pure-Python package, where none is installed yet.
+"""Install detectron2 0.6 from PyPI, or with --source another one, as a pure-Python package.
 
 The source archive on PyPI carries the Python files of upstream's tag v0.6 without the C++ sources, so pip cannot
 build it as it stands. This script has pip fetch the archive (its hash is checked before a line of it runs), mends
@@ -7,12 +7,15 @@ what current Pillow, NumPy and setuptools no longer offer, replaces the compiled
 calls, by a module that says so when used, and installs the result as ``detectron2 0.6+pure``.
 
 torch must be installed first, since the archive's own set-up imports it. A detectron2 that is already there is
-left alone.
+left alone, unless --target names a folder to install into.
+
+--source takes the Python files of a git checkout in place of the archive, as those of detectron2's main branch.
 """
 
 import argparse
 import importlib.util
 import re
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -33,7 +36,7 @@ from setuptools import find_packages, setup
 PROJECTS = {projects!r}
 setup(
     name="detectron2",
-    version="0.6+pure",
+    version={version!r},
     packages=find_packages(include=("detectron2", "detectron2.*")) + sorted(PROJECTS),
     package_dir=PROJECTS,
     python_requires=">=3.8",
@@ -95,8 +98,11 @@ def substitute(path: Path, *rules: "tuple[str, str]") -> None:
     path.write_text(text)
 
 
-def mend(source: Path) -> None:
-    """Make the Python files of v0.6 run on current Pillow, NumPy and setuptools."""
+def unpack(folder: Path) -> Path:
+    """Fetch v0.6 and make its Python files run on current Pillow and NumPy; returns their tree in ``folder``."""
+    with tarfile.open(fetch(folder)) as archive:
+        archive.extractall(folder, filter="data")
+    source = next(path for path in folder.iterdir() if path.is_dir())
     package = source / "detectron2"
     substitute(package / "data/transforms/transform.py", (r"Image\.LINEAR\b", "Image.BILINEAR"))
     for name in (
@@ -108,6 +114,20 @@ def mend(source: Path) -> None:
         "utils/visualizer.py",
     ):
         substitute(package / name, (r"\bnp\.(int|float|bool)\b(?!_)", r"\1"))
+    return source
+
+
+def copy_checkout(checkout: Path, folder: Path) -> Path:
+    """Copy what is installed of a checkout of main, which pip would write into; returns the tree in ``folder``."""
+    source = folder / "checkout"
+    for name in ("detectron2", *PROJECTS.values()):
+        shutil.copytree(checkout / name, source / name, ignore=shutil.ignore_patterns("csrc", "configs"))
+    return source
+
+
+def make_pure(source: Path, version: str) -> None:
+    """Replace the compiled operators, and what v0.6 and main alike want of an older setuptools."""
+    package = source / "detectron2"
     substitute(
         package / "model_zoo/model_zoo.py",
         (r"import pkg_resources", "from importlib import resources"),
@@ -117,32 +137,47 @@ def mend(source: Path) -> None:
         ),
     )
     (package / "_C.py").write_text(COMPILED_OPERATORS_PY)
-    (source / "setup.py").write_text(SETUP_PY.format(projects=PROJECTS))
+    (source / "setup.py").write_text(SETUP_PY.format(projects=PROJECTS, version=version))
     (source / "setup.cfg").unlink(missing_ok=True)
 
 
-def install(source: Path) -> None:
+def install(source: Path, target: Path | None) -> None:
     """pip-install the mended tree; its requirements are transavs's own, so pip resolves none here."""
-    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", str(source)]
-    if subprocess.run(command).returncode:
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation"]
+    if target is not None:
+        command += ["--upgrade", "--target", str(target)]
+    if subprocess.run([*command, str(source)]).returncode:
         sys.exit("install_detectron2: pip could not install the mended detectron2 (its own message stands above)")
 
 
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--source", type=Path, metavar="CHECKOUT", help="checkout of detectron2's main branch, in place of v0.6"
+    )
+    parser.add_argument("--target", type=Path, metavar="FOLDER", help="folder to install into, for PYTHONPATH")
+    arguments = parser.parse_args()
+    if arguments.source is not None and not (arguments.source / "detectron2/__init__.py").is_file():
+        parser.error(f"{arguments.source} is no checkout of detectron2: name the folder that has its setup.py")
+    return arguments
+
+
 def main() -> None:
-    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+    arguments = parse_arguments()
     found = importlib.util.find_spec("detectron2")
-    if found is not None:
+    if found is not None and arguments.target is None:
         sys.stdout.write(f"detectron2 is already installed in {Path(found.origin).parent}; left as it is\n")
         return
     if importlib.util.find_spec("torch") is None:
         sys.exit("install_detectron2: install torch first (pip install -r requirements.txt)")
     with tempfile.TemporaryDirectory() as folder:
-        with tarfile.open(fetch(Path(folder))) as archive:
-            archive.extractall(folder, filter="data")
-        source = next(path for path in Path(folder).iterdir() if path.is_dir())
-        mend(source)
-        install(source)
-    sys.stdout.write("installed detectron2 0.6+pure\n")
+        if arguments.source is None:
+            source, version = unpack(Path(folder)), "0.6+pure"
+        else:
+            source, version = copy_checkout(arguments.source, Path(folder)), "0.6+checkout.pure"
+        make_pure(source, version)
+        install(source, arguments.target)
+    sys.stdout.write(f"installed detectron2 {version}\n")
 
 
 if __name__ == "__main__":

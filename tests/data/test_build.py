@@ -70,6 +70,16 @@ def test_batches_depend_on_the_iteration_alone(tiny_cfg, ms3_records: list[dict]
                     assert torch.equal(clip[name], same[name]), name
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_iterator_takes_no_random_number_from_the_training(workers: int):
+    """It is made before the first iteration on detectron2 v0.6, and within it on main."""
+    clips = SeededClipDataset([{"video_id": "a"}, {"video_id": "b"}], fail_at(set()), seed=5)
+    loader = build_train_loader(clips, seed=5, batch_size=2, num_workers=workers)
+    before = torch.get_rng_state()
+    next(iter(loader))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def fail_at(broken: set[str]):
     def mapper(record: dict) -> str:
         if record["video_id"] in broken:

@@ -1,7 +1,6 @@
-"""transavs uses nothing of detectron2 that one of its two engines lacks: v0.6, as the installer mends it, and main.
+"""transavs uses nothing of detectron2 that the installed one lacks, unless hasattr asks for it.
 
-The installed engine is looked at itself; for main stands the table in detectron2_main.py. A new name that is used goes
-into the table once it has been found in main's sources.
+Run it on both engines, v0.6 and main: docs/install.md.
 """
 
 import ast
@@ -11,17 +10,8 @@ import textwrap
 from functools import cache
 from pathlib import Path
 
-from detectron2.config import get_cfg
-from helpers.detectron2_main import MAIN
 from helpers.repository import REPOSITORY
 
-ENGINE = "main" if "FLOAT32_PRECISION" in get_cfg() else "v0.6"
-IN_MAIN = {f"{owner}.{name}" for owner, names in MAIN.items() for name in names.split()}
-# All that an engine may lack; hasattr must ask for it in the function that uses it.
-LACKING = {
-    "v0.6": {"detectron2.utils.comm.create_local_process_group", "detectron2.engine.SimpleTrainer.reset_data_loader"},
-    "main": set(),
-}
 # Attributes that hold detectron2's objects, which no import tells.
 HELD = {
     "self._trainer": "detectron2.engine.SimpleTrainer",
@@ -93,7 +83,7 @@ class UseCollector(ast.NodeVisitor):
     def add_private(self, name: str) -> None:
         """``self._name`` in a subclass, where it is the base's too: the subclass relies on it or replaces it."""
         for base in self.bases:
-            if name.startswith("_") and (exists(f"{base}.{name}") or f"{base}.{name}" in IN_MAIN):
+            if name.startswith("_") and exists(f"{base}.{name}"):
                 self.add(f"{base}.{name}")
 
 
@@ -135,20 +125,9 @@ def sources() -> list[Path]:
     return [path for folder in folders for path in sorted(REPOSITORY.glob(f"{folder}/*.py"))]
 
 
-def test_the_installed_engine_has_what_is_used():
-    uses, _ = collect(sources())
-    assert {name for name, _ in uses if not exists(name)} == LACKING[ENGINE]
-
-
-def test_main_has_what_is_used():
-    uses, _ = collect(sources())
-    assert {name for name, _ in uses} == IN_MAIN | LACKING["main"]
-
-
-def test_what_an_engine_lacks_is_asked_for_first():
+def test_what_the_installed_engine_lacks_is_asked_for_first():
     uses, guarded = collect(sources())
-    lacking = set().union(*LACKING.values())
-    assert {use for use in uses if use[0] in lacking} <= guarded
+    assert {use for use in uses if not exists(use[0])} <= guarded
 
 
 def test_no_version_of_detectron2_is_compared():
@@ -168,15 +147,18 @@ def test_wrong_names_are_found(tmp_path: Path):
 
             class Trainer(DefaultTrainer):
                 def _trainer(self):
-                    comm.create_local_process_group(2)
+                    if hasattr(comm, "create_local_process_group"):
+                        comm.create_local_process_group(2)
                     if hasattr(self._trainer, "reset_data_loader"):
                         super().reset(T.Enlarge)
             """)
     )
     uses, guarded = collect([tmp_path / "wrong.py"])
     wrong = {"utils.nothing", "data.no_loader", "data.transforms.Enlarge", "engine.DefaultTrainer.reset"}
-    wrong = {f"detectron2.{name}" for name in wrong}
-    assert {name for name, _ in uses} - IN_MAIN == wrong
-    assert {name for name, _ in uses if not exists(name)} == wrong | LACKING[ENGINE]
+    lacking = {use for use in uses if not exists(use[0])}
+    assert {name for name, _ in lacking - guarded} == {f"detectron2.{name}" for name in wrong}
     assert ("detectron2.engine.DefaultTrainer._trainer", "wrong.py") in uses
-    assert guarded == {("detectron2.engine.SimpleTrainer.reset_data_loader", "wrong.py._trainer")}
+    assert guarded == {
+        ("detectron2.engine.SimpleTrainer.reset_data_loader", "wrong.py._trainer"),
+        ("detectron2.utils.comm.create_local_process_group", "wrong.py._trainer"),
+    }

@@ -117,4 +117,7 @@ def build_train_loader(
         num_workers=num_workers,
         collate_fn=trivial_batch_collator,
         worker_init_fn=worker_init_reset_seed,
+        # An iterator draws a seed as it is made, which is in the first iteration after a start on detectron2's main:
+        # drawn from the global numbers, it would give that iteration of a resumed run another dropout.
+        generator=torch.Generator().manual_seed(seed),
     )
