@@ -14,11 +14,24 @@ setup(
     description="Audio-visual segmentation on detectron2: TransAVS and the AVSBench benchmark",
     long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
+    author="The transavs authors",
+    url="https://github.com/transavs/transavs",
     license="Apache-2.0",
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Intended Audience :: Science/Research",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3.11",
+        "Topic :: Multimedia :: Video",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Topic :: Scientific/Engineering :: Image Recognition",
+        "Typing :: Typed",
+    ],
     # The scripts go along as packages of their own: one of them must run where transavs cannot be imported yet.
     packages=[*find_packages(include=("transavs", "transavs.*")), *FOLDERS],
     package_dir=FOLDERS,
-    package_data={"transavs.configs": ["**/*.yaml"]},
+    package_data={"transavs": ["py.typed"], "transavs.configs": ["**/*.yaml"]},
     entry_points={"console_scripts": [f"{command}=transavs_tools.console:main" for command in COMMANDS]},
     python_requires=">=3.11",
     install_requires=[
@@ -53,6 +66,16 @@ setup(
     extras_require={
         "export": ["torch>=2.9", "onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.5.4"],
         "web": ["gradio>=6.31"],
-        "dev": ["pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6.100", "ruff>=0.8", "mypy>=1.13", "playwright>=1.40"],
+        "dev": [
+            "pytest>=8",
+            "pytest-xdist>=3.6",
+            "hypothesis>=6.100",
+            "playwright>=1.40",
+            "ruff>=0.8",
+            "mypy>=1.13",
+            "codespell>=2.3",
+            "pre-commit>=4",
+            "pre-commit-hooks>=5",
+        ],
     },
 )

@@ -117,6 +117,21 @@ def test_resuming_a_finished_run_only_evaluates(trained: Path, run_train_net, tm
     assert json.loads((finished / "results.json").read_text()) == json.loads((trained / "results.json").read_text())
 
 
+def test_results_that_miss_the_expected_ones_end_in_status_1(trained: Path, run_train_net, tmp_path: Path):
+    """After training and with --eval-only; the log has what was expected and what was found."""
+    score = json.loads((trained / "results.json").read_text())["J"]
+    finished = shutil.copytree(trained, tmp_path / "finished")
+    options = (*TINY_MODEL, "SOLVER.MAX_ITER", 4, "TEST.FIGURE_CLIPS", 0, "TEST.AUDIO_CONDITIONS", "['true']")
+    options += ("OUTPUT_DIR", finished, "MODEL.WEIGHTS", finished / "model_final.pth", "TEST.EXPECTED_RESULTS")
+    done = run_train_net(*QUICKSTART, "--eval-only", *options, f"[['sem_seg', 'J', {score + 1}, 1.5]]")
+    assert done.returncode == 0, done.stderr
+    assert "Results verification passed" in done.stdout
+    done = run_train_net(*QUICKSTART, "--resume", *options, f"[['sem_seg', 'J', {score + 5}, 1.5]]")
+    assert done.returncode == 1
+    assert f"Expected Results: [['sem_seg', 'J', {score + 5}, 1.5]]" in done.stdout
+    assert "Actual Results: " in done.stdout
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["s4_r101", "s4_swinb"])
 def test_large_models_train_in_bfloat16(run_train_net, tmp_path: Path, name: str):

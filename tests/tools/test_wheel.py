@@ -87,7 +87,8 @@ def test_every_script_has_its_command(installed: Path):
         assert (installed / f"{module.replace('.', '/')}.py").is_file(), module
 
 
-def test_every_config_goes_along(installed: Path):
+def test_every_config_goes_along_and_types_too(installed: Path):
+    assert (installed / "transavs/py.typed").is_file()
     configs = {path.relative_to(REPOSITORY) for path in REPOSITORY.glob("configs/**/*.yaml")}
     assert {path.relative_to(installed / "transavs") for path in installed.glob("transavs/**/*.yaml")} == configs
 
