@@ -15,7 +15,6 @@ import pytest
 import torch
 from helpers.bad_inputs import (
     READERS,
-    Good,
     assert_not_read,
     assert_refused,
     png_header,
