@@ -13,7 +13,15 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from helpers.bad_inputs import READERS, assert_not_read, assert_refused, png_header, saved, small_audio_net, wav_header
+from helpers.bad_inputs import (
+    READERS,
+    assert_not_read,
+    assert_refused,
+    png_header,
+    saved,
+    small_audio_net,
+    wav_header,
+)
 from helpers.hostile import giants, payloads
 from helpers.repository import REPOSITORY
 from helpers.videos import RedWhenLoud, make_video
@@ -26,6 +34,7 @@ from transavs.demo.session import MUTED, DemoSession, Limits, heard_with
 from transavs.evaluation.prediction_writer import PredictionWriter
 from transavs.inference.backends import load_backend
 from transavs.media.audio_file import load_audio
+from transavs.media.container import MediaFile
 from transavs.media.images import read_frame, read_mask
 from transavs.visualization.charts import draw_groups
 
@@ -133,6 +142,13 @@ def test_a_playlist_opens_no_other_file(kind: str, tmp_path: Path, monkeypatch: 
     secret = make_video(tmp_path / "secret.mp4", seconds=1)
     for reader in ("video.mp4", "sound.mp4"):
         assert_not_read(reader, PLAYLISTS[kind].format(secret=secret).encode(), tmp_path)
+
+
+def test_a_seek_before_the_start_of_a_file_raises_nothing():
+    """PyAV keeps what a file object raises, and raises it where the next file is opened."""
+    with MediaFile(__file__) as file:
+        assert file.seek(-5) == -1
+        assert file.seek(5) == 5
 
 
 def test_giant_frames_are_refused_by_the_header(tmp_path: Path):

@@ -15,8 +15,11 @@ from transavs.utils.limits import MAX_CHANNELS, MAX_PIXELS, MAX_SAMPLE_RATE
 ALONE = {"protocol_whitelist": "none", "max_pixels": str(MAX_PIXELS)}
 
 
-class _File(io.FileIO):
-    """A file that damaged containers may seek in beyond its start: PyAV would raise that at the next file it opens."""
+class MediaFile(io.FileIO):
+    """A file in which a seek to before its start, as damaged containers ask for, raises nothing.
+
+    PyAV would keep that error and raise it where the next file is opened.
+    """
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         try:
@@ -31,7 +34,7 @@ def open_media(path: str | Path) -> Iterator[Any]:
 
     The file is handed over open: of a name FFmpeg would take parts for commands, such as a pattern of many files.
     """
-    with _File(path) as file, av.open(file, options=ALONE) as container:
+    with MediaFile(path) as file, av.open(file, options=ALONE) as container:
         for stream in container.streams.video:
             if stream.codec_context is not None:  # of a codec that FFmpeg does not know
                 stream.codec_context.options = ALONE
