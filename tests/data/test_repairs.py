@@ -104,7 +104,7 @@ def test_an_oddity_is_taken_with_one_warning_and_refused_under_strict(
     assert clips[0]["labeled_frames"].tolist() == list(range(labeled))
     assert len(clips[0]["masks"]) == len(clips[0]["objects"]) == labeled
     cfg.DATALOADER.STRICT = True
-    with pytest.raises(AVSInputError, match="DATALOADER.STRICT"):
+    with pytest.raises(AVSInputError, match=r"DATALOADER\.STRICT"):
         AVSDatasetMapper(cfg, is_train=True)(record)
 
 
