@@ -5,7 +5,7 @@ import os
 import runpy
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -36,6 +36,13 @@ def register_again(root: Path | str) -> None:
         if name.startswith(("avsbench_", "synthetic_")):
             DatasetCatalog.remove(name)
     register_all_avsbench(root)
+
+
+@pytest.fixture
+def catalog_of() -> Iterator[Callable[[Path], None]]:
+    """Lets the registered names mean the trees below a folder, until the test has ended."""
+    yield register_again
+    register_again(os.environ.get("DETECTRON2_DATASETS", "datasets"))
 
 
 @pytest.fixture(scope="module")

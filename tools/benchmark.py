@@ -61,7 +61,7 @@ def check_arguments(args: argparse.Namespace) -> None:
 def load_settings(args: argparse.Namespace, key: str, value: str) -> tuple[dict[str, CfgNode], Workload]:
     """Return the configs by name and the workload, with ``key`` at ``value`` if there is one."""
     # Weights cost nothing, and there is no network to fetch them from everywhere.
-    overrides = ["MODEL.WEIGHTS", "", "MODEL.DEVICE", args.device, *args.overrides]
+    overrides = ["MODEL.WEIGHTS", "", "MODEL.AUDIO_BACKBONE.WEIGHTS", "", "MODEL.DEVICE", args.device, *args.overrides]
     overrides += [key, value] if key not in ("", CLIPS) else []
     configs = {str(path): load_config(path, overrides) for path in (args.config_file, *args.compare)}
     sizes = {(cfg.INPUT.NUM_FRAMES, cfg.INPUT.IMAGE_SIZE) for cfg in configs.values()}

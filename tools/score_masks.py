@@ -2,16 +2,22 @@
 """Score predicted PNG masks against ground truth, without a model.
 
 tools/score_masks.py --pred my_masks --gt AVSBench_object/Single-source/s4_data/gt_masks/test --setting s4
+tools/score_masks.py --pred my_masks --gt AVSBench_semantic --setting avss --dataset AVSBench_semantic --split test
 """
 
 import argparse
 import sys
 from pathlib import Path
 
-from transavs.data.avsbench import LAYOUTS
+from transavs.data.avsbench import LAYOUTS, SPLITS, load_avsbench
 from transavs.evaluation.mask_folders import SETTINGS, score_mask_folders
 from transavs.evaluation.results import results_table
 from transavs.utils.command_line import check_output, run_tool, write_json
+
+
+def files_of(root: Path, setting: str, split: str) -> set[Path]:
+    records = load_avsbench(root.absolute(), setting, split)
+    return {Path(path) for record in records for path in record["mask_file_names"]}
 
 
 def main() -> None:
@@ -20,12 +26,14 @@ def main() -> None:
     parser.add_argument("--gt", type=Path, required=True, help="folder of the ground truth")
     parser.add_argument("--setting", choices=sorted(SETTINGS), default="s4")
     parser.add_argument("--dataset", type=Path, default=".", help="avss: folder that holds label2idx.json")
+    parser.add_argument("--split", choices=SPLITS, help="of the csv in --dataset; by default all that is in --gt")
     parser.add_argument("--size", type=int, default=0, help="score at this side, AVSBench's is 224; by default as is")
     parser.add_argument("--json", type=Path, help="file to write all metrics to")
     args = parser.parse_args()
     check_output(args.json)
     class_names = LAYOUTS[args.setting].read_class_names(args.dataset)
-    found = score_mask_folders(args.pred, args.gt, args.setting, class_names, args.size)
+    only = files_of(args.dataset, args.setting, args.split) if args.split else None
+    found = score_mask_folders(args.pred, args.gt.absolute(), args.setting, class_names, args.size, only)
     sys.stdout.write(results_table(found) + "\n")
     write_json(args.json, found)
 

@@ -53,7 +53,7 @@ def build(form: str) -> nn.Module:
     torch.manual_seed(0)
     if form == "published":
         return PublishedTPAVI(1, audio_bias=True).eval()
-    overrides = ["MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", "", "MODEL.AUDIO_BACKBONE.FREEZE", "False"]
+    overrides = ["MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", "", "MODEL.AUDIO_BACKBONE.WEIGHTS", ""]
     model = build_model(load_config(CONFIG, overrides)).eval()
     if form != "plain":
         optimize_for_inference(model)

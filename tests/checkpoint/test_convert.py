@@ -175,7 +175,7 @@ def test_avsbench_checkpoints_compute_the_same(tmp_path: Path, config: str, outp
     unreached = r"resnet\.layer[34]_2\.|path4\.resConfUnit1\.|encoder_backbone\.head\."
     assert all(re.match(unreached, name) for name in conversion.unused)
     cfg = load_config(REPOSITORY / f"configs/tpavi/{config}.yaml", ["MODEL.DEVICE", "cpu"])
-    cfg.MODEL.AUDIO_BACKBONE.NAME = "SmallAudioNet"
+    cfg.MODEL.AUDIO_BACKBONE.NAME, cfg.MODEL.AUDIO_BACKBONE.WEIGHTS = "SmallAudioNet", ""
     cfg.MODEL.TIMM.PRETRAINED = False
     ours = build_model(cfg).eval()
     load_weights(ours, str(tmp_path), str(tmp_path / "out.pth"))

@@ -137,7 +137,7 @@ def test_results_that_miss_the_expected_ones_end_in_status_1(trained: Path, run_
 def test_large_models_train_in_bfloat16(run_train_net, tmp_path: Path, name: str):
     """At their full size, from nothing, on smaller pictures: few CPUs are quick in bfloat16."""
     options = ("MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", "", "MODEL.TIMM.PRETRAINED", False, "OUTPUT_DIR", tmp_path)
-    options += ("MODEL.AUDIO_BACKBONE.FREEZE", False, "DATALOADER.NUM_WORKERS", 0)
+    options += ("MODEL.AUDIO_BACKBONE.FREEZE", False, "MODEL.AUDIO_BACKBONE.WEIGHTS", "", "DATALOADER.NUM_WORKERS", 0)
     options += ("SOLVER.AMP.ENABLED", True, "SOLVER.MAX_ITER", 2, "SOLVER.IMS_PER_BATCH", 2, "INPUT.IMAGE_SIZE", 64)
     done = run_train_net("--config-file", f"configs/{name}.yaml", *options)
     assert done.returncode == 0, done.stderr
@@ -153,6 +153,7 @@ def test_large_models_train_in_bfloat16(run_train_net, tmp_path: Path, name: str
 def test_s4_r101_trains_on_avsbenchs_layout(run_train_net, tmp_path: Path):
     """The paper's model at its full size; only the number of iterations and the data are small."""
     options = ("MODEL.DEVICE", "cpu", "SOLVER.MAX_ITER", 2, "MODEL.WEIGHTS", "", "OUTPUT_DIR", tmp_path)
+    options += ("MODEL.AUDIO_BACKBONE.FREEZE", False, "MODEL.AUDIO_BACKBONE.WEIGHTS", "")
     done = run_train_net("--config-file", "configs/s4_r101.yaml", *options)
     assert done.returncode == 0, done.stderr
     assert 0 <= json.loads((tmp_path / "results.json").read_text())["J"] <= 100

@@ -193,7 +193,7 @@ def test_by_default_onnx_runtime_chooses_the_device(
 @pytest.mark.parametrize("suffix", list(TOLERANCES))
 @pytest.mark.parametrize("config", ["s4_r50.yaml", "tpavi/s4_r50.yaml"])
 def test_models_of_full_size(tmp_path: Path, config: str, suffix: str):
-    backend = make_backend(config, ["MODEL.DEVICE", "cpu", "MODEL.AUDIO_BACKBONE.FREEZE", "False"])
+    backend = make_backend(config, ["MODEL.DEVICE", "cpu", "MODEL.AUDIO_BACKBONE.WEIGHTS", ""])
     assert backend.format.image_size == 224
     assert backend(*random_clips(backend.format, 1))[:, :, 0].std() > SPREAD
     assert export_model(backend, tmp_path / f"model{suffix}") <= export.TOLERANCE

@@ -18,7 +18,7 @@ from transavs.utils.weight_files import read_checkpoint
 
 
 @contextmanager
-def checked_loading(model: nn.Module, weights: str) -> Iterator[None]:
+def checked_loading(model: nn.Module, weights: str) -> Iterator[set[str]]:
     """Turn what a bad checkpoint, or one of another model, raises within the context into an AVSInputError.
 
     detectron2's checkpointer takes any file, raises whatever the file provokes, and of missing parameters only logs.
@@ -26,15 +26,21 @@ def checked_loading(model: nn.Module, weights: str) -> Iterator[None]:
     Args:
         model: that is loaded into.
         weights: MODEL.WEIGHTS or the checkpoint to resume from, for the message.
+
+    Yields:
+        the keys of ``model`` that the checkpoint lacks, once it has been loaded.
     """
+    missing: set[str] = set()
 
     def refuse_strangers(module: nn.Module, incompatible_keys: Any) -> None:
-        if module is model and set(incompatible_keys.missing_keys) >= dict(model.named_parameters()).keys():
+        if module is model:
+            missing.update(incompatible_keys.missing_keys)
+        if module is model and missing >= dict(model.named_parameters()).keys():
             raise AVSInputError(f"the checkpoint {weights} holds no parameter of this model: name one of its own")
 
     handle = model.register_load_state_dict_post_hook(refuse_strangers)
     try:
-        yield
+        yield missing
     except AVSInputError:
         raise
     except Exception as error:  # missing, truncated, not a checkpoint, hostile: each raises something else

@@ -62,8 +62,12 @@ def _add_data_config(cfg: CN) -> None:
     # Folder in which decoded and resized clips are kept, a file each, for any number of workers and runs; "" decodes
     # them anew in every epoch. Nothing is ever removed from it.
     cfg.DATALOADER.CLIP_CACHE = ""
-    # A training clip that cannot be read: "stop" the run, or "skip" it with a warning and take the next one.
+    # A clip that cannot be read: "stop" the run, or "skip" it with a warning; training takes the next one in its place,
+    # and evaluation leaves it out and says how many it left out.
     cfg.DATALOADER.ON_BROKEN_CLIP = "stop"
+    # Refuse what AVSBench's own loaders take, see transavs/data/repairs.py: masks of another size, missing frames and
+    # masks in training, short audio.
+    cfg.DATALOADER.STRICT = False
     # Predictions to keep in OUTPUT_DIR/inference, see transavs/evaluation/prediction_writer.py: "rle" (JSON), "png"
     # (masks or class ids), "probabilities" (gray levels).
     cfg.TEST.SAVE_PREDICTIONS = []

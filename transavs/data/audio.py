@@ -13,7 +13,7 @@ import torch
 import torchaudio
 from torch import Tensor
 
-from transavs.media.audio_file import SAMPLE_RATE, load_audio, resample
+from transavs.media.audio_file import SAMPLE_RATE, Repair, load_audio, resample
 from transavs.utils.errors import AVSInputError, one_line
 from transavs.utils.limits import MAX_LOG_MEL_BYTES
 from transavs.utils.safe_pickle import load_tensor
@@ -84,6 +84,11 @@ def log_mel_examples(waveform: Tensor | np.ndarray, sample_rate: int) -> Tensor:
     return frames[: seconds * EXAMPLE_FRAMES].reshape(seconds, 1, EXAMPLE_FRAMES, MEL_BANDS)
 
 
+def seconds_of_examples(number: int) -> float:
+    """Tell how long a sound must last to give so many examples: a little less than a second each."""
+    return ((EXAMPLE_FRAMES * number - 1) * HOP + WINDOW) / SAMPLE_RATE
+
+
 def is_silent(examples: Tensor) -> bool:
     """Tell whether log-mel examples of any shape hold no sound: each value is that of a magnitude of 0."""
     return bool((examples <= math.log(LOG_OFFSET) + SILENCE_MARGIN).all())
@@ -133,7 +138,11 @@ def noise_examples(seed: int, seconds: int) -> Tensor:
 
 
 def load_log_mel(
-    audio_file: str | None, log_mel_file: str | None, seconds: int, noise_seed: int | None = None
+    audio_file: str | None,
+    log_mel_file: str | None,
+    seconds: int,
+    noise_seed: int | None = None,
+    repair: Repair | None = None,
 ) -> Tensor:
     """Log-mel examples of one clip: from the audio, else from AVSBench's pickle; noise or silence if none is named.
 
@@ -142,6 +151,8 @@ def load_log_mel(
         log_mel_file: path of the pickle to fall back on where ``audio_file`` does not exist, or None.
         seconds: T.
         noise_seed: of the noise to make where no audio is named; None for silence.
+        repair: called for audio that is short of the clip or a little of its header; see
+            :meth:`transavs.data.repairs.ClipRepairs.add`.
 
     Returns:
         float32 (T, 1, 96, 64).
@@ -151,5 +162,9 @@ def load_log_mel(
             return noise_examples(noise_seed, seconds)
         return fit_seconds(torch.zeros(0, 1, EXAMPLE_FRAMES, MEL_BANDS), seconds)
     if log_mel_file is not None and not Path(audio_file).exists() and Path(log_mel_file).exists():
-        return fit_seconds(load_log_mel_pickle(log_mel_file), seconds)
-    return fit_seconds(log_mel_examples(*load_audio(audio_file)), seconds)
+        audio_file, examples = log_mel_file, load_log_mel_pickle(log_mel_file)
+    else:
+        examples = log_mel_examples(*load_audio(audio_file, repair))
+    if repair is not None and len(examples) < seconds:
+        repair("audio-short", f"{audio_file} gives {len(examples)} examples for {seconds} seconds")
+    return fit_seconds(examples, seconds)

@@ -39,9 +39,27 @@ def _offscreen(record: Record, records: Sequence[Record], rng: np.random.Generat
         fitting = [other for other in records if fits(other)]
         if fitting:
             return _audio_of(fitting[rng.integers(len(fitting))])
-    raise AVSInputError(
-        f"clip {record['video_id']} has no 'offscreen' audio among {len(records)} clips: the csv must tell what "
-        "sounds, in a column 'sounds' of class names joined by '_', and clips must differ in it"
+    raise _no_offscreen(record, len(records))
+
+
+def check_offscreen(records: Sequence[Record]) -> None:
+    """Raise an AVSInputError if some clip has no off-screen sound among the others, or it is not known.
+
+    What is in view is compared once per distinct set of classes, so thousands of clips take no time.
+    """
+    heard = {frozenset(record.get("sounds", ())) for record in records} - {frozenset()}
+    seen: dict[frozenset[str], Record] = {}
+    for record in records:
+        seen.setdefault(frozenset(record.get("in_view", ())), record)
+    for in_view, record in seen.items():
+        if not in_view or not any(in_view.isdisjoint(sounds) for sounds in heard):
+            raise _no_offscreen(record, len(records))
+
+
+def _no_offscreen(record: Record, clips: int) -> AVSInputError:
+    return AVSInputError(
+        f"clip {record['video_id']} has no 'offscreen' audio among {clips} clips: the csv must tell what sounds, in a "
+        "column 'sounds' of class names joined by '_', and clips must differ in it; or leave 'offscreen' out"
     )
 
 
@@ -104,6 +122,8 @@ class NegativeAudio:
         unknown = set(self.kinds) - set(NEGATIVE_AUDIO)
         if unknown or not self.kinds:
             raise AVSInputError(f"INPUT.NEGATIVE_AUDIO is {list(self.kinds)}: choose from {', '.join(NEGATIVE_AUDIO)}")
+        if "offscreen" in self.kinds:
+            check_offscreen(self.records)
 
     def draw(self, record: Record) -> Record | None:
         """The audio keys to replace, or None to leave the record as it is.

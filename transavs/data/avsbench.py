@@ -26,6 +26,7 @@ SPLITS = ("train", "val", "test")
 # What any csv may say beside AVSBench's own columns: the classes that sound at some time, and all that are in view.
 COLUMNS_OF_OURS = ("sounds", "in_view")
 CLASS_SEPARATOR = "_"
+IGNORED_ID = 255  # of a pixel that neither teaches nor counts, as other projects write it into masks of class ids
 # What leads to another folder when it is put into a path, or is none.
 NO_FILE_NAME = re.compile(r"\.{1,2}|.*[/\\\0].*", re.DOTALL)
 
@@ -54,6 +55,7 @@ class Layout:
     mask_encoding: str = "binary"
     color_masks: str = ""  # the same masks again, in the colors of a palette
     class_names: str | tuple[str, ...] = ("background", "sounding")  # or a JSON file whose keys are they, in order
+    sounds_in: tuple[str, str] | None = None  # subset and part whose categories say what sounds in the same videos
 
     def frame_indices(self, part: str, split: str) -> tuple[int, ...]:
         """Indices, from 0, of the frames that have a mask."""
@@ -146,6 +148,7 @@ LAYOUTS = {
         audio="Multi-sources/ms3_data/audio_wav/{split}/{video}.wav",
         log_mel="Multi-sources/ms3_data/audio_log_mel/{split}/{video}.pkl",
         num_frames={"": 5},
+        sounds_in=("avss", "v1m"),
     ),
     "avss": Layout(
         meta="metadata.csv",
@@ -262,6 +265,19 @@ def _with_masks_there_are(layout: Layout, root: Path, names: dict[str, str]) -> 
     return record
 
 
+def _fill_sounds(records: list[dict[str, Any]], root: Path, subset: str, part: str) -> None:
+    """Say of records that do not what sounds in them, by the categories of a part of another subset, if it is there."""
+    layout = LAYOUTS[subset]
+    if all(record["sounds"] for record in records) or not (root / layout.meta).is_file():
+        return
+    rows = read_clip_names(root, subset).values()
+    categories = {names["video"]: names["category"] for names in rows if names["part"] == part}
+    for record in records:
+        if not record["sounds"]:
+            classes = layout.classes("", categories.get(record["video_id"], ""))
+            record |= {"sounds": classes, "in_view": record["in_view"] or classes}
+
+
 def subset_root(datasets_root: str | Path, folder: str, subset: str) -> Path:
     """Find a subset below $DETECTRON2_DATASETS: its folder of SOURCES, or what another project calls it."""
     roots = [Path(datasets_root) / name for name in (folder, *RENAMED.get(folder, ()))]
@@ -274,6 +290,9 @@ def _load_registered(
     """The records of a registered data set; names its classes in the metadata, which may take reading a file."""
     root = subset_root(datasets_root, folder, subset)
     records = load_avsbench(root, subset, split, hint)
+    if sounds_in := LAYOUTS[subset].sounds_in:
+        (other, part), source = sounds_in, name.partition("_")[0]
+        _fill_sounds(records, subset_root(datasets_root, SOURCES[source][1][other], other), other, part)
     MetadataCatalog.get(name).set(stuff_classes=LAYOUTS[subset].read_class_names(root))
     return records
 

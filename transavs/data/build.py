@@ -92,6 +92,42 @@ class SeededClipDataset(Dataset):
         raise AVSInputError("no clip of DATASETS.TRAIN can be read: repair those that the warnings above name")
 
 
+class ReadableClips:
+    """Batches of a test loader without the clips that cannot be read, which it counts.
+
+    Attributes:
+        left_out: ids of the clips that this rank has left out so far.
+    """
+
+    def __init__(self, loader: Any):
+        """
+        Args:
+            loader: of lists of what :func:`clip_or_error` gives.
+        """
+        self._loader = loader
+        self.left_out: list[str] = []
+
+    def __len__(self) -> int:
+        return len(self._loader)
+
+    def __iter__(self) -> Iterator[list[Record]]:
+        for batch in self._loader:
+            for clip in batch:
+                if "error" in clip:
+                    logging.getLogger(__name__).warning("clip %s is left out: %s", clip["video_id"], clip["error"])
+                    self.left_out.append(clip["video_id"])
+            if readable := [clip for clip in batch if "error" not in clip]:
+                yield readable
+
+
+def clip_or_error(mapper: Callable[[Record], Record], record: Record) -> Record:
+    """Map a clip; of one that cannot be read give ``video_id`` and the ``error`` in one line."""
+    try:
+        return mapper(record)
+    except AVSInputError as error:
+        return {"video_id": record["video_id"], "error": error.summary}
+
+
 def build_train_loader(
     clips: SeededClipDataset, *, seed: int, batch_size: int, num_workers: int, start_iter: int = 0
 ) -> Any:

@@ -4,10 +4,12 @@ Shape legend: T frames, L labeled frames, H x W the size that masks are scored a
 """
 
 import copy
+import os
 from collections.abc import Sequence
 from itertools import takewhile
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from detectron2.config import CfgNode, configurable
@@ -16,7 +18,9 @@ from detectron2.data import transforms as T
 from transavs.data.audio import load_log_mel
 from transavs.data.audio_conditions import NegativeAudio
 from transavs.data.augmentations import color_jitter, scale_jitter
+from transavs.data.avsbench import IGNORED_ID
 from transavs.data.clip_cache import build_clip_cache, clip_key
+from transavs.data.repairs import ClipRepairs, RepairLog, kinds_of
 from transavs.media.images import connected_objects, read_frame, read_mask
 from transavs.utils.errors import AVSInputError
 from transavs.utils.tensor_cache import TensorCache
@@ -29,9 +33,11 @@ class AVSDatasetMapper:
 
     * ``images``: uint8 (T, 3, S, S);
     * ``log_mel``: float32 (T, 1, 96, 64);
-    * ``masks``: int64 class ids (L, S, S) when training, (L, H, W) when testing; 0 = background;
+    * ``masks``: int64 class ids (L, S, S) when training, (L, H, W) when testing; 0 = background, IGNORED_ID = to be
+      left out;
     * ``objects``: int64 (L, S, S), when training: the connected parts of each class, numbered; 0 = none;
     * ``labeled_frames``: int64 (L,), indices into T;
+    * ``repairs``: keys of :data:`transavs.data.repairs.REPAIRS`, what was not as it should be;
     * ``height``, ``width``: H and W, the frames' own unless ``score_size`` is given.
     """
 
@@ -46,6 +52,7 @@ class AVSDatasetMapper:
         max_objects: int,
         score_size: int,
         train_frames: int = 0,
+        strict: bool = False,
         negative_audio: NegativeAudio | None = None,
         cache: TensorCache | None = None,
     ):
@@ -55,10 +62,11 @@ class AVSDatasetMapper:
                 that they begin with, if any, does not depend on chance and is done before clips are cached.
             image_format: channel order of the model, "RGB" or "BGR".
             is_train: transform the masks with the frames and find the objects in them.
-            num_classes: K; masks with other class ids are refused.
+            num_classes: K; masks with other class ids than these and IGNORED_ID are refused.
             max_objects: see :func:`transavs.media.images.connected_objects`.
             score_size: H and W when testing; 0 = the clip's own.
             train_frames: L when training, drawn from the frames that have masks; 0 = all of them.
+            strict: refuse what would be repaired, see :mod:`transavs.data.repairs`.
             negative_audio: replaces the audio of some clips, and empties their masks. What replaces it is not
                 cached: noise is never the same again.
             cache: keeps what does not depend on chance, see :meth:`decode`; nothing else changes with it.
@@ -72,10 +80,11 @@ class AVSDatasetMapper:
         self.max_objects = max_objects
         self.score_size = score_size
         self.train_frames = train_frames
+        self.repairs = RepairLog(strict)
         self.negative_audio = negative_audio
         self.cache = cache
         mask_size = "resized" if is_train else score_size
-        self._decoding_settings = [*map(repr, fixed), image_format, num_classes, mask_size]
+        self._decoding_settings = [*map(repr, fixed), image_format, num_classes, mask_size, strict]
 
     @classmethod
     def from_config(
@@ -97,6 +106,7 @@ class AVSDatasetMapper:
             "max_objects": cfg.INPUT.MAX_OBJECTS,
             "score_size": cfg.TEST.SCORE_SIZE,
             "train_frames": cfg.INPUT.TRAIN_FRAMES,
+            "strict": cfg.DATALOADER.STRICT,
             "negative_audio": negative_audio,
             "cache": build_clip_cache(cfg),
         }
@@ -112,6 +122,7 @@ class AVSDatasetMapper:
             # As bytes, which PIL resizes; they have been such in decode.
             masks = np.stack([transforms.apply_segmentation(mask) for mask in masks.astype(np.uint8)])
         masks = masks.astype(np.int64)
+        clip["labeled_frames"] = np.take(clip["labeled_frames"], decoded["labeled"].numpy())
         if replaced is not None:
             clip |= replaced
             masks = np.zeros_like(masks)
@@ -119,14 +130,14 @@ class AVSDatasetMapper:
             if 0 < self.train_frames < len(masks):
                 drawn = torch.randperm(len(masks))[: self.train_frames].sort().values.numpy()
                 masks, clip["labeled_frames"] = masks[drawn], np.take(clip["labeled_frames"], drawn)
-            objects = [connected_objects(mask, self.max_objects) for mask in masks]
+            objects = [connected_objects(np.where(mask == IGNORED_ID, 0, mask), self.max_objects) for mask in masks]
             clip["objects"] = torch.from_numpy(np.stack(objects))
         clip["images"] = torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
         clip["masks"] = torch.from_numpy(masks)
         clip["labeled_frames"] = torch.as_tensor(clip["labeled_frames"], dtype=torch.int64)
         clip["log_mel"] = decoded["log_mel"] if replaced is None else _log_mel(clip)
         height, width = decoded["size"].tolist()
-        return clip | {"height": height, "width": width}
+        return clip | {"height": height, "width": width, "repairs": kinds_of(decoded["repairs"])}
 
     def _cached(self, record: dict[str, Any], with_audio: bool) -> dict[str, torch.Tensor]:
         """:meth:`decode`, from the cache or, where the clip is decoded with its own audio, into it."""
@@ -146,13 +157,17 @@ class AVSDatasetMapper:
         Returns:
             * ``frames``: uint8 (T, S, S, 3) in the model's channel order;
             * ``masks``: class ids, (L, S, S) when training, (L, H, W) when testing; uint8 where K allows;
+            * ``labeled``: int64 (L,), places in the record's ``labeled_frames`` of those that have a mask;
+            * ``repairs``: see :meth:`transavs.data.repairs.ClipRepairs.to_tensor`;
             * ``size``: int64 (2,), H and W;
             * ``log_mel``: float32 (T, 1, 96, 64), if ``with_audio``.
 
         Raises:
-            AVSInputError: a file is missing or broken, or of another size than its clip.
+            AVSInputError: a file is missing or broken, or a frame of another size than its clip; or, taken strictly,
+                anything would be repaired.
         """
-        paths = record["file_names"]
+        repairs = ClipRepairs(self.repairs)
+        paths = self._frames_there_are(record["file_names"], repairs)
         frames = [read_frame(path, self.image_format) for path in paths]
         height, width = frames[0].shape[:2]
         for frame, path in zip(frames, paths, strict=True):
@@ -161,7 +176,11 @@ class AVSDatasetMapper:
                     f"{path} is {frame.shape[1]} x {frame.shape[0]} pixels and the first frame of its clip "
                     f"{width} x {height}: extract the frames again at one size"
                 )
-        masks = [self._read_mask(path, record["mask_encoding"], height, width) for path in record["mask_file_names"]]
+        labeled = self._masks_there_are(record["mask_file_names"], repairs)
+        masks = [
+            self._read_mask(record["mask_file_names"][place], record["mask_encoding"], (width, height), repairs)
+            for place in labeled
+        ]
 
         transforms = self.resize(T.AugInput(frames[0]))
         resized = np.stack([transforms.apply_image(frame) for frame in frames])
@@ -174,25 +193,54 @@ class AVSDatasetMapper:
             "frames": torch.from_numpy(resized),
             "masks": torch.from_numpy(np.stack(masks).astype(np.uint8 if self.num_classes <= 256 else np.int64)),
             "size": torch.tensor([height, width]),
+            "labeled": torch.tensor(labeled),
         }
-        return decoded | {"log_mel": _log_mel(record)} if with_audio else decoded
+        if with_audio:
+            decoded["log_mel"] = _log_mel(record, repairs)
+        return decoded | {"repairs": repairs.to_tensor()}
 
-    def _read_mask(self, path: str, encoding: str, height: int, width: int) -> np.ndarray:
+    def _frames_there_are(self, paths: Sequence[str], repairs: ClipRepairs) -> list[str]:
+        """Put the frame before it, or the first there is, in place of each one that is missing in training."""
+        there = [path for path in paths if not self.is_train or os.path.isfile(path)]
+        if len(there) == len(paths) or not there:  # reading tells of the first that is missing
+            return list(paths)
+        filled, last = [], there[0]
+        for path in paths:
+            if path in there:
+                last = path
+            else:
+                repairs.add("frame-missing", f"{path} does not exist")
+            filled.append(last)
+        return filled
+
+    def _masks_there_are(self, paths: Sequence[str], repairs: ClipRepairs) -> list[int]:
+        """Places of the masks to read: all, but in training those that are missing, unless all are."""
+        there = [place for place, path in enumerate(paths) if not self.is_train or os.path.isfile(path)]
+        if not there:
+            return list(range(len(paths)))
+        for place in sorted(set(range(len(paths))) - set(there)):
+            repairs.add("mask-missing", f"{paths[place]} does not exist")
+        return there
+
+    def _read_mask(self, path: str, encoding: str, size: tuple[int, int], repairs: ClipRepairs) -> np.ndarray:
         mask = read_mask(path, encoding)
-        if mask.shape != (height, width):
+        if mask.shape[::-1] != size:
+            found = f"{mask.shape[1]} x {mask.shape[0]}"
+            repairs.add("mask-size", f"{path} is {found} pixels and its frame {size[0]} x {size[1]}")
+            mask = cv2.resize(mask.astype(np.uint16), size, interpolation=cv2.INTER_NEAREST_EXACT).astype(np.int64)
+        ids = mask[mask != IGNORED_ID] if self.num_classes <= IGNORED_ID else mask
+        if ids.size < mask.size:
+            repairs.add("mask-ignored", f"{path} holds the class {IGNORED_ID}")
+        if ids.size and ids.max() >= self.num_classes:
             raise AVSInputError(
-                f"{path} is {mask.shape[1]} x {mask.shape[0]} pixels and its frame {width} x {height}: "
-                "restore the mask at its frame's size"
-            )
-        if mask.max() >= self.num_classes:
-            raise AVSInputError(
-                f"{path} holds class {mask.max()} and the model knows 0 to {self.num_classes - 1}: "
+                f"{path} holds class {ids.max()} and the model knows 0 to {self.num_classes - 1}: "
                 "restore the mask, or set MODEL.SEM_SEG_HEAD.NUM_CLASSES"
             )
         return mask
 
 
-def _log_mel(record: dict[str, Any]) -> torch.Tensor:
-    """float32 (T, 1, 96, 64) of the audio that a record names."""
+def _log_mel(record: dict[str, Any], repairs: ClipRepairs | None = None) -> torch.Tensor:
+    """Compute float32 (T, 1, 96, 64) of the audio that a record names."""
     seconds = len(record["file_names"])
-    return load_log_mel(record["audio_file"], record.get("log_mel_file"), seconds, record.get("noise_seed"))
+    files = record["audio_file"], record.get("log_mel_file")
+    return load_log_mel(*files, seconds, record.get("noise_seed"), repairs.add if repairs else None)

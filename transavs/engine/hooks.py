@@ -1,5 +1,7 @@
 """detectron2 hooks of transavs."""
 
+import logging
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from PIL import Image
 from torch import nn
 
 from transavs.checkpoint.checkpointer import BEST, AVSCheckpointer
+from transavs.data.repairs import counts_told
 from transavs.modeling.transavs.criterion import AVSCriterion
 
 
@@ -126,6 +129,15 @@ class BestWeights(BestCheckpointer):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         if self._path.exists():  # else the next ones are the best
             self.best_metric, self.best_iter = state_dict["metric"], state_dict["iteration"]
+
+
+class RepairReport(HookBase):
+    """Tells at the end how many clips, as often as they were drawn, had to be repaired; see transavs.data.repairs."""
+
+    def after_train(self) -> None:
+        counts: Counter[str] = sum(comm.all_gather(self.trainer._trainer.repairs), Counter())
+        if told := counts_told(counts):
+            logging.getLogger(__name__).warning("of the clips that were trained on, %s", told)
 
 
 class FigureLogger(HookBase):

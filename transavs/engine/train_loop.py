@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -51,6 +52,7 @@ class GuardedTrainer(SimpleTrainer):
         self.grad_scaler = torch.amp.GradScaler(self._device_type, enabled=precision == torch.float16)
         self._on_non_finite, self._on_silent_batch = on_non_finite, on_silent_batch
         self._max_skipped, self._skipped_in_a_row = max_skipped, 0
+        self.repairs: Counter[str] = Counter()  # of this rank's clips, by kind
 
     def run_step(self) -> None:
         """One iteration.
@@ -61,6 +63,7 @@ class GuardedTrainer(SimpleTrainer):
         start = time.perf_counter()
         batch = next(self._data_loader_iter)
         data_time = time.perf_counter() - start
+        self.repairs.update(kind for clip in batch for kind in clip.get("repairs", ()))
         buffers = self._kept_buffers()
         with autocast(self._precision, self._device_type):
             losses = self.model(batch)

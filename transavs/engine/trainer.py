@@ -3,6 +3,7 @@
 import logging
 import weakref
 from collections import OrderedDict
+from collections.abc import Collection
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,20 +29,21 @@ from transavs.checkpoint.checkpointer import AVSCheckpointer
 from transavs.checkpoint.load import checked_loading, load_weights
 from transavs.checkpoint.versions import version_changes
 from transavs.data.audio_conditions import AUDIO_CONDITIONS, NEGATIVE_AUDIO, NegativeAudio, apply_audio_condition
-from transavs.data.build import SeededClipDataset, build_train_loader
+from transavs.data.build import ReadableClips, SeededClipDataset, build_train_loader, clip_or_error
 from transavs.data.dataset_mapper import AVSDatasetMapper
 from transavs.engine.hooks import (
     BestWeights,
     FigureLogger,
     PreciseStatistics,
     RandomNumbersByIteration,
+    RepairReport,
     ThresholdSchedule,
 )
 from transavs.engine.solver import build_optimizer
 from transavs.engine.train_loop import GuardedTrainer
 from transavs.evaluation.avs_evaluator import AVSEvaluator
 from transavs.evaluation.prediction_writer import PredictionWriter
-from transavs.evaluation.results import combined_scores, results_table, write_results
+from transavs.evaluation.results import LEFT_OUT, combined_scores, results_table, write_results
 from transavs.modeling.activation_checkpoint import checkpoint_activations
 from transavs.modeling.backbones.audio import AUDIO_BACKBONE_REGISTRY
 from transavs.modeling.transavs.criterion import AVSCriterion
@@ -124,22 +126,34 @@ class AVSTrainer(DefaultTrainer):
         """Load MODEL.WEIGHTS, or with ``resume`` go on from the last checkpoint in OUTPUT_DIR, if there is one.
 
         Raises:
-            AVSInputError: what is to be loaded is no checkpoint, or none of this model.
+            AVSInputError: what is to be loaded is no checkpoint, or none of this model; or a frozen audio backbone
+                would stay random.
         """
         last = ""
         if resume and comm.is_main_process():
             self.checkpointer.remove_partial_files()
             last = self.checkpointer.get_checkpoint_file()
         last = comm.all_gather(last)[0]
-        with checked_loading(self._bare_model, last or self.cfg.MODEL.WEIGHTS):
+        with checked_loading(self._bare_model, last or self.cfg.MODEL.WEIGHTS) as missing:
             if not last:
                 self.checkpointer.load(self.cfg.MODEL.WEIGHTS, checkpointables=[])
+                self._check_frozen_audio(missing)
                 return
             found = self.checkpointer.load(last)
         if changes := version_changes(found.get("versions", {})):
             logging.getLogger(__name__).warning("the run began with other versions (%s)", ", ".join(changes))
         self.start_iter = self.iter + 1
         self._replace_train_loader(self.build_train_loader(self.cfg, self.start_iter))
+
+    def _check_frozen_audio(self, missing: Collection[str]) -> None:
+        """Raise an AVSInputError if the audio backbone is frozen and none of its weights has been loaded."""
+        settings = self.cfg.MODEL.AUDIO_BACKBONE
+        is_random = not self.cfg.MODEL.WEIGHTS or any(name.startswith("audio_backbone.") for name in missing)
+        if settings.FREEZE and not settings.WEIGHTS and is_random:
+            raise AVSInputError(
+                "MODEL.AUDIO_BACKBONE is frozen and has no weights, so it would stay random: set its WEIGHTS to the "
+                "path or URL of vggish-10086976.pth, or its FREEZE to False to train it"
+            )
 
     @property
     def _bare_model(self) -> Any:
@@ -160,7 +174,7 @@ class AVSTrainer(DefaultTrainer):
         self._trainer.load_state_dict(state_dict["_trainer"])
 
     def build_hooks(self) -> list[HookBase]:
-        hooks = [self._random_numbers, *super().build_hooks()]
+        hooks = [self._random_numbers, RepairReport(), *super().build_hooks()]
         hooks = [self._precise_statistics() if isinstance(hook, PreciseBN) else hook for hook in hooks]
         output = Path(self.cfg.OUTPUT_DIR)
         # Before the writers, which detectron2 puts last on the main process.
@@ -244,8 +258,12 @@ class AVSTrainer(DefaultTrainer):
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str, condition: str = "true") -> Any:
         """Build the loader of one test set with the audio that ``condition`` (a key of AUDIO_CONDITIONS) says."""
         dataset = apply_audio_condition(get_detection_dataset_dicts(dataset_name, filter_empty=False), condition)
-        mapper = AVSDatasetMapper(cfg, is_train=False)
-        return build_detection_test_loader(dataset, mapper=mapper, num_workers=cfg.DATALOADER.NUM_WORKERS)
+        mapper: Any = AVSDatasetMapper(cfg, is_train=False)
+        skip_broken = cfg.DATALOADER.ON_BROKEN_CLIP == "skip"
+        if skip_broken:
+            mapper = partial(clip_or_error, mapper)
+        loader = build_detection_test_loader(dataset, mapper=mapper, num_workers=cfg.DATALOADER.NUM_WORKERS)
+        return ReadableClips(loader) if skip_broken else loader
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str, condition: str = "true") -> DatasetEvaluator:
@@ -294,6 +312,9 @@ class AVSTrainer(DefaultTrainer):
             for condition in cfg.TEST.AUDIO_CONDITIONS:
                 loader = cls.build_test_loader(cfg, name, condition)
                 found = _evaluate(cfg, model, loader, cls.build_evaluator(cfg, name, condition))
+                left_out = sum(map(len, comm.gather(getattr(loader, "left_out", []))))
+                if left_out and comm.is_main_process():
+                    found["sem_seg"][f"{LEFT_OUT}{AUDIO_CONDITIONS[condition]}"] = left_out
                 for task, values in found.items():
                     merged.setdefault(task, OrderedDict()).update(values)
             for values in merged.values():

@@ -1,6 +1,8 @@
 """detectron2 evaluator of sounding-object masks."""
 
 import itertools
+import logging
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,6 +11,7 @@ from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 from torch import Tensor
 
+from transavs.data.repairs import counts_told
 from transavs.evaluation.clip_metrics import ClipMetrics, evaluate_clip, summarize
 
 
@@ -32,6 +35,7 @@ class AVSEvaluator(DatasetEvaluator):
 
     def reset(self) -> None:
         self._clips = {}
+        self._repairs: Counter[str] = Counter()
 
     def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Tensor]]) -> None:
         """
@@ -40,6 +44,7 @@ class AVSEvaluator(DatasetEvaluator):
             outputs: ``sem_seg`` (T, K, H, W) probabilities of each; K may exceed the data set's classes.
         """
         for clip, output in zip(inputs, outputs, strict=True):
+            self._repairs.update(clip.get("repairs", ()))
             sem_seg = output["sem_seg"][clip["labeled_frames"].to(output["sem_seg"].device)]
             self._clips[clip["video_id"]] = evaluate_clip(
                 foreground_probabilities(sem_seg),
@@ -53,9 +58,11 @@ class AVSEvaluator(DatasetEvaluator):
     def evaluate(self) -> dict[str, dict[str, float]] | None:
         """``{"sem_seg": {"J": ..., "F": ..., ...}}`` in percent on the main process, None on others."""
         comm.synchronize()
-        gathered = comm.gather(self._clips)
+        gathered, repairs = comm.gather(self._clips), comm.gather(self._repairs)
         if not comm.is_main_process():
             return None
+        if told := counts_told(sum(repairs, Counter())):
+            logging.getLogger(__name__).warning("of the clips that were scored, %s", told)
         clips = dict(itertools.chain.from_iterable(part.items() for part in gathered))
         found = summarize(clips, self.class_names)
         return {"sem_seg": {f"{name}{self.suffix}": value for name, value in found.items()}}

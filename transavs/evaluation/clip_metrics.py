@@ -54,11 +54,14 @@ def evaluate_clip(
     Args:
         probabilities: of anything sounding, (T, H, W) in [0, 1].
         pred: int64 class ids (T, H, W); ids from ``num_classes`` on are errors in every class.
-        masks: int64 class ids (T, H, W), 0 = background.
+        masks: int64 class ids (T, H, W), 0 = background; pixels of ids from ``num_classes`` on are ignored: they count
+            as background that is predicted as such.
         num_classes: K.
         category: of the clip, for tables.
         is_negative: the audio was not the clip's own, so all that is predicted is false.
     """
+    counted = masks < num_classes
+    probabilities, pred, masks = probabilities * counted, pred * counted, masks * counted
     predicted, target = probabilities > THRESHOLD, masks != 0
     most = max(num_classes, int(pred.max()) + 1)
     areas = count_pixels(pred, masks, most)[..., :num_classes]

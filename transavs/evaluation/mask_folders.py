@@ -1,6 +1,6 @@
 """Scores of anybody's masks, from folders of PNG files and without a model."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
+from transavs.data.avsbench import IGNORED_ID
 from transavs.evaluation.clip_metrics import ClipMetrics, evaluate_clip, summarize
 from transavs.evaluation.metrics import THRESHOLD
 from transavs.media.images import open_image, read_mask, readable
@@ -55,7 +56,12 @@ SETTINGS = {
 
 
 def score_mask_folders(
-    pred: Path, gt: Path, setting: str, class_names: Sequence[str], size: int = 0
+    pred: Path,
+    gt: Path,
+    setting: str,
+    class_names: Sequence[str],
+    size: int = 0,
+    only: Collection[Path] | None = None,
 ) -> dict[str, float]:
     """All metrics in percent, by name; those of :func:`transavs.evaluation.clip_metrics.summarize`.
 
@@ -68,6 +74,7 @@ def score_mask_folders(
         setting: key of SETTINGS.
         class_names: background first.
         size: side to resize both to before scoring; 0 keeps them as they are, of one size.
+        only: the ground truth's files to score, such as those of a split; None for all in the folder.
 
     Raises:
         AVSInputError: a folder or file is missing, broken or of another size; or there is no such setting or size.
@@ -77,7 +84,7 @@ def score_mask_folders(
         raise AVSInputError(f"the size to score at is {size}: give 0 (as they are) to {MAX_SIDE} pixels")
     clips: dict[str, list[Path]] = {}
     for path in sorted(gt.rglob("*.png")):
-        if chosen.folder in ("", path.parent.name):
+        if path in only if only is not None else chosen.folder in ("", path.parent.name):
             clips.setdefault(str(path.parent.relative_to(gt)), []).append(path)
     if not clips:
         raise AVSInputError(f"{gt} holds no PNG file of {setting}: name the folder of the ground truth")
@@ -109,8 +116,8 @@ def _score_folder(
                 f"{prediction_file} is {_size(prediction)} pixels and its ground truth {_size(mask)}: "
                 "write it at that size, or resize both with --size"
             )
-        if mask.max() >= len(class_names):
-            raise AVSInputError(f"{mask_file} holds class {int(mask.max())} of {len(class_names)}: restore the mask")
+        if (unknown := mask[(mask >= len(class_names)) & (mask != IGNORED_ID)]).numel():
+            raise AVSInputError(f"{mask_file} holds class {int(unknown[0])} of {len(class_names)}: restore the mask")
         predictions.append(prediction)
         masks.append(mask)
     if {mask.shape for mask in masks} != {masks[0].shape}:

@@ -13,16 +13,19 @@ from transavs.utils.atomic_files import write_file
 
 RESULTS_NAME = "results.json"
 TABLE_NAME = "results.md"
+LEFT_OUT = "clips_left_out"  # name of the number of clips that could not be read, where there were any
 # The columns of the table; results.json has all.
 METRICS = ("J", "F", "F_half", "mIoU", "mF", "mIoU_fg", "mF_fg", "FPR")
 
 
 def results_table(values: dict[str, float]) -> str:
-    """The metrics of each audio condition as a Markdown table."""
+    """Lay out the metrics of each audio condition as a Markdown table."""
     suffixes = {condition: suffix for condition, suffix in AUDIO_CONDITIONS.items() if "J" + suffix in values}
     metrics = [name for name in METRICS if any(name + suffix in values for suffix in suffixes.values())]
     rows = [(condition, *(values[name + suffix] for name in metrics)) for condition, suffix in suffixes.items()]
-    return tabulate(rows, headers=("audio", *metrics), tablefmt="pipe", floatfmt=".1f")
+    table = tabulate(rows, headers=("audio", *metrics), tablefmt="pipe", floatfmt=".1f")
+    left_out = max(values.get(LEFT_OUT + suffix, 0) for suffix in suffixes.values())
+    return f"{table}\n\n{left_out:.0f} clips could not be read and are not in these numbers." if left_out else table
 
 
 def breakdown(values: dict[str, float], suffix: str = "") -> dict[str, dict[str, float]]:

@@ -7,8 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+ROUNDING = 1e-6
 
 
 @dataclass(frozen=True)
@@ -48,13 +51,9 @@ class FramePrediction:
     class_names: Sequence[str]
     probabilities: Tensor
 
-    def _at_full_size(self) -> Tensor:
-        # Not kept: the frames of a clip together would take gigabytes.
-        return F.interpolate(self.probabilities[None], size=self.size, mode="bilinear", align_corners=False)[0]
-
     def foreground(self) -> np.ndarray:
         """float32 (H, W): the probability of anything that sounds, in [0, 1]."""
-        return (1 - self._at_full_size()[0]).numpy()
+        return (1 - self._upsample([0])[0]).numpy()
 
     def mask(self, threshold: float | None = None) -> np.ndarray:
         """uint8 (H, W): the class that sounds at each pixel, 0 = nothing.
@@ -63,24 +62,44 @@ class FramePrediction:
             threshold: a pixel sounds where :meth:`foreground` exceeds it; None takes the best of all K classes, which
                 for K = 2 is a threshold of 0.5.
         """
-        return _best_classes(self._at_full_size(), threshold).numpy()
+        candidates = self._candidates(threshold)
+        return np.array(candidates, dtype=np.uint8)[_best(self._upsample(candidates), threshold).numpy()]
 
     def objects(self, threshold: float | None = None) -> list[SoundingObject]:
         """One per class that sounds in the frame; ``threshold`` as of :meth:`mask`."""
-        probabilities = self._at_full_size()
-        classes = _best_classes(probabilities, threshold)
+        candidates = self._candidates(threshold)
+        probabilities = self._upsample(candidates)
+        best = _best(probabilities, threshold)
         return [
-            SoundingObject(number, self.class_names[number], float(probabilities[number][found].mean()), found.numpy())
-            for number in range(1, len(probabilities))
-            if (found := classes == number).any()
+            SoundingObject(number, self.class_names[number], float(values[found].mean()), found.numpy())
+            for place, (number, values) in enumerate(zip(candidates, probabilities, strict=True))
+            if place and (found := best == place).any()
         ]
 
+    def _candidates(self, threshold: float | None) -> list[int]:
+        """The background and, in order, the classes that can be best at some pixel of full size.
 
-def _best_classes(probabilities: Tensor, threshold: float | None) -> Tensor:
-    """(K, H, W) -> uint8 (H, W), see :meth:`FramePrediction.mask`."""
+        A class is best only where it has an equal share at least of what all classes, or those that sound, have
+        together; and upsampling gives no pixel more than the pixels around it have.
+        """
+        peaks = self.probabilities.flatten(1).amax(1)
+        least = 1 / len(peaks) if threshold is None else threshold / max(1, len(peaks) - 1)
+        return [0, *(number for number in range(1, len(peaks)) if peaks[number] >= least - ROUNDING)]
+
+    def _upsample(self, classes: Sequence[int]) -> Tensor:
+        """The probabilities of some classes at full size, (len(classes), H, W)."""
+        # Not kept: the frames of a clip together would take gigabytes.
+        some = self.probabilities[list(classes)][None]
+        return F.interpolate(some, size=self.size, mode="bilinear", align_corners=False)[0]
+
+
+def _best(probabilities: Tensor, threshold: float | None) -> Tensor:
+    """(C, H, W), the background first -> int64 (H, W), see :meth:`FramePrediction.mask`."""
+    if len(probabilities) == 1:
+        return torch.zeros(probabilities.shape[1:], dtype=torch.int64)
     if threshold is None:
-        return probabilities.max(0).indices.byte()  # many times faster than argmax over this dimension
-    return ((1 + probabilities[1:].max(0).indices) * (1 - probabilities[0] > threshold)).byte()
+        return probabilities.max(0).indices  # many times faster than argmax over this dimension
+    return (1 + probabilities[1:].max(0).indices) * (1 - probabilities[0] > threshold)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 import math
 import os
 import struct
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +16,18 @@ from transavs.utils.errors import AVSInputError
 from transavs.utils.limits import MAX_CHANNELS, MAX_RESAMPLING, MAX_SAMPLE_RATE, MAX_SAMPLES
 
 SAMPLE_RATE = 16000
+LITTLE_SHORT = 0.9  # share of what its header announces that a file which is a little short holds at least
 UNKNOWN_SIZES = (0, 0xFFFFFFFF)  # what streaming writers leave in a RIFF header
+Repair = Callable[[str, str], None]  # kind of a repair, and what is wrong where
 
 
-def load_audio(path: str | Path) -> tuple[Tensor, int]:
+def load_audio(path: str | Path, repair: Repair | None = None) -> tuple[Tensor, int]:
     """Read an audio file.
+
+    Args:
+        path: of the file.
+        repair: called for a file that ends a little before its header says, which is then read as far as it goes; None
+            refuses it.
 
     Returns:
         float32 (channels, n) in [-1, 1] and the sample rate in Hz.
@@ -31,7 +39,7 @@ def load_audio(path: str | Path) -> tuple[Tensor, int]:
     path = Path(path)
     if not path.is_file():
         raise AVSInputError(f"{path} does not exist: extract the audio of this clip, or remove the clip from the csv")
-    _check_not_truncated(path)
+    _check_not_truncated(path, repair)
     try:
         with soundfile.SoundFile(path) as file:
             _check_announced(path, file.frames, file.channels, file.samplerate)
@@ -47,8 +55,8 @@ def load_audio(path: str | Path) -> tuple[Tensor, int]:
     return torch.from_numpy(np.ascontiguousarray(samples.T)), sample_rate
 
 
-def _check_not_truncated(path: Path) -> None:
-    """libsndfile reads a RIFF file that ends early without a word; its header tells what should be there."""
+def _check_not_truncated(path: Path, repair: Repair | None) -> None:
+    """Find a RIFF file that ends early, by its header: libsndfile reads it without a word."""
     with open(path, "rb") as file:
         head = file.read(8)
     if len(head) < 8:
@@ -57,7 +65,10 @@ def _check_not_truncated(path: Path) -> None:
         size = struct.unpack("<I", head[4:])[0]
         found = os.path.getsize(path)
         if size not in UNKNOWN_SIZES and found < size + 8:
-            raise AVSInputError(f"{path} is truncated ({found} of {size + 8} bytes): extract the audio again")
+            told = f"{path} is truncated ({found} of {size + 8} bytes)"
+            if repair is None or found < LITTLE_SHORT * size:
+                raise AVSInputError(f"{told}: extract the audio again")
+            repair("audio-truncated", told)
 
 
 def _check_announced(path: Path, samples: int, channels: int, sample_rate: int) -> None:

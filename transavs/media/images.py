@@ -16,6 +16,7 @@ from transavs.utils.errors import AVSInputError, choose, one_line
 from transavs.utils.limits import MAX_PIXELS
 
 PALETTE_COLORS = 256
+HALF_WHITE = 128  # of gray levels up to 255
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP")  # PIL knows more; for some of them it starts other programs
 
 
@@ -61,10 +62,11 @@ def read_frame(path: str, image_format: str) -> np.ndarray:
 
 
 def _binary(image: Image.Image) -> np.ndarray:
-    """1 where the mask is not black, whether the file is binary, gray, of a palette or in color."""
-    if image.mode in ("1", "L"):
-        return np.asarray(image) > 0
-    return np.any(np.asarray(image.convert("RGB")) > 0, axis=-1)
+    """True where a mask sounds: gray and color from HALF_WHITE on, of a palette and of 0 and 1 all that is not 0."""
+    if image.mode not in ("1", "L", "P"):
+        return np.any(np.asarray(image.convert("RGB")) >= HALF_WHITE, axis=-1)
+    values = np.asarray(image)
+    return values > 0 if image.mode != "L" or values.max() <= 1 else values >= HALF_WHITE
 
 
 def _class_ids(image: Image.Image) -> np.ndarray:
@@ -102,7 +104,7 @@ def read_mask(path: str, encoding: str) -> np.ndarray:
 
     Args:
         path: of the mask.
-        encoding: "binary", where all that is not black is 1, "class_ids", or "palette", PASCAL VOC's colors.
+        encoding: "binary", where what is white is 1, "class_ids", or "palette", PASCAL VOC's colors.
 
     Raises:
         AVSInputError: the file is missing, no such image, or one of too many pixels; or there is no such encoding.

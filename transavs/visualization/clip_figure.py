@@ -9,6 +9,7 @@ from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 from torch import Tensor
 
+from transavs.data.avsbench import IGNORED_ID
 from transavs.evaluation.avs_evaluator import foreground_probabilities
 from transavs.evaluation.metrics import clip_jaccard
 from transavs.media.images import read_frame
@@ -30,7 +31,8 @@ def clip_picture(clip: Clip, title: str, predictions: Mapping[str, np.ndarray]) 
         title: of the picture.
         predictions: int (T, h, w) by the name of their row.
     """
-    truth = dict(zip(clip["labeled_frames"].tolist(), clip["masks"].numpy(), strict=True))
+    masks = np.where(clip["masks"].numpy() == IGNORED_ID, 0, clip["masks"].numpy())
+    truth = dict(zip(clip["labeled_frames"].tolist(), masks, strict=True))
     frames = [read_frame(path, "RGB") for path in clip["file_names"]]
     return ClipPicture(
         title=title,

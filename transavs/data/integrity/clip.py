@@ -10,16 +10,15 @@ from typing import Any, TypeVar
 import numpy as np
 from PIL import Image
 
-from transavs.data.audio import load_log_mel_pickle
-from transavs.data.avsbench import LAYOUTS
+from transavs.data.audio import load_log_mel_pickle, seconds_of_examples
+from transavs.data.avsbench import IGNORED_ID, LAYOUTS
 from transavs.data.integrity.report import Finding
-from transavs.media.audio_file import SAMPLE_RATE, load_audio
+from transavs.media.audio_file import load_audio
 from transavs.media.images import MASK_ENCODINGS, open_image, voc_palette
 from transavs.utils.errors import AVSInputError
 
 BLACK = (0, 0, 0)
 SILENCE = 1e-4  # peak, of full scale 1: what the dither of 16 bits stays below
-SHORT_SECONDS = 0.1  # audio may end this much before the clip
 Size = tuple[int, int]  # (W, H) in pixels
 Decoded = TypeVar("Decoded")
 
@@ -45,9 +44,10 @@ def check_clip(clip: Clip) -> list[Finding]:
             _check_binary_mask(path, size, findings)
     else:
         color_masks = layout.frame_paths(clip.root, layout.color_masks, labeled, **clip.names)
+        in_colors_alone = os.path.isfile(color_masks[0]) and not os.path.isfile(record["mask_file_names"][0])
         for path, color_path in zip(record["mask_file_names"], color_masks, strict=True):
-            ids = _check_class_ids(path, size, clip.num_classes, findings)
-            if os.path.isfile(color_path):
+            ids = None if in_colors_alone else _check_class_ids(path, size, clip.num_classes, findings)
+            if in_colors_alone or os.path.isfile(color_path):
                 _check_colors(color_path, ids, size, clip.num_classes, findings)
     _check_audio(record, findings)
     return findings
@@ -120,8 +120,9 @@ def _check_class_ids(path: str, size: Size | None, num_classes: int, findings: l
     if ids is None:
         return None
     _check_size(path, "mask", ids.shape[::-1], size, findings)
-    if ids.max() >= num_classes:
-        message = f"has the class id {ids.max()}, there are {num_classes} classes"
+    classes = ids[ids != IGNORED_ID]
+    if classes.size and classes.max() >= num_classes:
+        message = f"has the class id {classes.max()}, there are {num_classes} classes"
         findings.append(Finding("mask-class-id", path, message))
         return None
     return ids
@@ -146,8 +147,9 @@ def _check_colors(
         message = f"has {len(unknown)} colors that stand for no class, such as {min(unknown)} in RGB"
         findings.append(Finding("color-unknown", path, message))
     elif ids is not None and ids.shape[::-1] == image.size:
-        expected = _packed(Image.fromarray(palette[None]))[0][ids]
-        differ = np.count_nonzero(expected != _packed(image))
+        known = ids != IGNORED_ID
+        expected = _packed(Image.fromarray(palette[None]))[0][np.where(known, ids, 0)]
+        differ = np.count_nonzero((expected != _packed(image)) & known)
         if differ:
             message = f"and the class ids of the frame disagree in {differ} pixels"
             findings.append(Finding("color-disagrees", path, message))
@@ -176,14 +178,10 @@ def _check_wave(path: str, seconds: int, findings: list[Finding]) -> None:
     except Exception as error:  # a broken file can raise nearly anything
         findings.append(Finding("audio-broken", path, f"cannot be read ({_cause(error, path)})"))
         return
-    channels, samples = waveform.shape
+    samples = waveform.shape[1]
     if np.abs(waveform.numpy()).max() < SILENCE:  # torch's threads do not survive the fork of a worker
         findings.append(Finding("audio-silent", path, "is silent from beginning to end"))
-    if sample_rate != SAMPLE_RATE:
-        findings.append(Finding("audio-sample-rate", path, f"has {sample_rate} Hz, not {SAMPLE_RATE}"))
-    if channels > 1:
-        findings.append(Finding("audio-channels", path, f"has {channels} channels"))
-    if samples / sample_rate < seconds - SHORT_SECONDS:
+    if samples / sample_rate < seconds_of_examples(seconds):
         findings.append(Finding("audio-short", path, f"lasts {samples / sample_rate:.2f} s, the clip {seconds} s"))
 
 

@@ -44,11 +44,9 @@ KINDS = {
     "audio-missing": (FAULT, "extract the audio of this clip, or remove the clip from the csv"),
     "audio-empty": (FAULT, "extract the audio again"),
     "audio-broken": (FAULT, "extract the audio again"),
-    "audio-short": (FAULT, "extract the audio again, over the whole clip"),
+    "audio-short": (FAULT, "extract the audio again, over the whole clip; else its last second is repeated"),
     "audio-log-mel-only": (WARNING, "none is needed: the log-mel pickle is read in its place"),
     "audio-silent": (WARNING, "look whether the source has a sound track, and extract it again"),
-    "audio-sample-rate": (WARNING, "none is needed: it is resampled whenever it is read"),
-    "audio-channels": (WARNING, "none is needed: they are averaged"),
     "log-mel-broken": (FAULT, "fetch the pickle again, or remove it where there is a wav"),
     "log-mel-short": (FAULT, "fetch the pickle again, or remove it where there is a wav"),
 }

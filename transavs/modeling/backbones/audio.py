@@ -1,6 +1,5 @@
 """Audio backbones by name: log-mel examples (M, 1, 96, 64) -> embeddings (M, C), one per second of audio."""
 
-import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -41,11 +40,6 @@ def build_audio_backbone(cfg: CfgNode) -> AudioBackbone:
         load_audio_weights(backbone, settings.WEIGHTS)
     if not settings.FREEZE:
         return backbone
-    if not settings.WEIGHTS:
-        logging.getLogger(__name__).warning(
-            "MODEL.AUDIO_BACKBONE is frozen and has no WEIGHTS: unless MODEL.WEIGHTS holds them it stays random. "
-            "Set MODEL.AUDIO_BACKBONE.WEIGHTS to vggish-10086976.pth, or FREEZE to False to train it."
-        )
     backbone.requires_grad_(False)
     return FrozenBatchNorm2d.convert_frozen_batchnorm(backbone)
 
@@ -57,7 +51,7 @@ def load_audio_weights(backbone: nn.Module, path: str) -> None:
     except Exception as error:  # missing, no network, no checkpoint, other keys or shapes: one hint for all
         raise AVSInputError(
             f"MODEL.AUDIO_BACKBONE.WEIGHTS: {path} does not load into {type(backbone).__name__} "
-            f"({one_line(error)}): name a state dict of this audio backbone"
+            f"({one_line(error)}): name a state dict of this audio backbone, or '' for none"
         ) from error
 
 

@@ -201,8 +201,9 @@ def segmentation_loss(logits: Tensor, masks: Tensor) -> Tensor:
 
     Args:
         logits: (F, K or 1, H, W).
-        masks: int64 class ids (F, H, W).
+        masks: int64 class ids (F, H, W); of K classes, pixels of other ids are ignored.
     """
     if logits.shape[1] == 1:
         return F.binary_cross_entropy_with_logits(logits[:, 0].float(), masks.float())
-    return F.cross_entropy(logits.float(), masks)
+    ignored = -100
+    return F.cross_entropy(logits.float(), masks.where(masks < logits.shape[1], ignored), ignore_index=ignored)

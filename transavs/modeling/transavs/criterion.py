@@ -38,7 +38,8 @@ class GroundTruth:
     """Ground truth that every layer's predictions are compared with."""
 
     masks: Tensor  # int64 class ids (F, H, W), the pixels that the losses look at
-    one_hot: Tensor  # the same, (F, K, H, W)
+    counts: Tensor  # float (F, H, W), 0 for pixels that are to be ignored, else 1
+    one_hot: Tensor  # the classes, (F, K, H, W); none of an ignored pixel
     shares: Tensor  # of each class in each cell of the predicted masks, (F, K, h, w)
     objects: Tensor  # of each object, (F, O, h, w)
     object_classes: Tensor  # int64 (F, O), 0 where there is no such object
@@ -88,7 +89,7 @@ class SegmentationLosses(nn.Module):
             ``loss_query_mask`` and ``loss_query_dice``.
         """
         log_probs = smooth_max_log_probs(pred_logits, pred_masks, self.sharpness)
-        joint = recomputed(self.joint_losses, log_probs, truth.masks, truth.one_hot)
+        joint = recomputed(self.joint_losses, log_probs, truth.masks, truth.counts, truth.one_hot)
         targets = self.query_targets(pred_logits, pred_masks, truth)
         query_log_p = pred_logits.log_softmax(-1).transpose(1, 2)
         losses = {
@@ -109,12 +110,12 @@ class SegmentationLosses(nn.Module):
                 losses[name] = ((cost * chosen).sum((1, 2)) / number).mean()
         return losses
 
-    def joint_losses(self, log_probs: Tensor, masks: Tensor, one_hot: Tensor) -> tuple[Tensor, Tensor]:
+    def joint_losses(self, log_probs: Tensor, masks: Tensor, counts: Tensor, one_hot: Tensor) -> tuple[Tensor, Tensor]:
         """Focal and Dice loss of joint log probabilities (F, K, h, w) at full size; see :class:`GroundTruth`."""
         log_probs = F.interpolate(log_probs, size=masks.shape[-2:], mode="bilinear", align_corners=False)
         log_shares = log_probs.log_softmax(1)
-        focal = focal_loss(log_shares, masks, self.focal_alpha, self.focal_gamma)
-        return focal.mean(), dice_loss(log_shares.exp(), one_hot).mean()
+        focal = focal_loss(log_shares, masks, self.focal_alpha, self.focal_gamma) * counts
+        return focal.sum() / counts.sum().clamp(min=1), dice_loss(log_shares.exp() * counts[:, None], one_hot).mean()
 
     @torch.no_grad()
     def query_targets(self, pred_logits: Tensor, pred_masks: Tensor, truth: GroundTruth) -> QueryTargets:
@@ -216,7 +217,7 @@ class AVSCriterion(nn.Module):
         """
         Args:
             outputs: of :meth:`transavs.modeling.transavs.meta_arch.TransAVS.predict`, labeled frames only.
-            masks: int64 (F, H, W) class ids.
+            masks: int64 (F, H, W) class ids; pixels of other ids than the K classes' are ignored.
             objects: int64 (F, H, W), 0 = none, else the number of the frame's object, at most ``max_objects``.
 
         Returns:
@@ -244,10 +245,13 @@ class AVSCriterion(nn.Module):
         """Class ids and object numbers (F, H, W) -> what predicted masks of ``size`` are compared with."""
         middle = slice(self.loss_stride // 2, None, self.loss_stride)
         masks, objects = masks[:, middle, middle], objects[:, middle, middle]
-        one_hot = one_hot_masks(masks, self.num_classes)
+        counts = (masks < self.num_classes).float()
+        masks = torch.where(counts > 0, masks, 0)
+        one_hot = one_hot_masks(masks, self.num_classes) * counts[:, None]
         each = one_hot_masks(objects, self.max_objects + 1)[:, 1:]
         return GroundTruth(
             masks=masks,
+            counts=counts,
             one_hot=one_hot,
             shares=F.interpolate(one_hot, size=tuple(size), mode="area"),
             objects=F.interpolate(each, size=tuple(size), mode="area"),
