@@ -1,7 +1,6 @@
 """detectron2 hooks of transavs."""
 
 import logging
-from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -132,12 +131,14 @@ class BestWeights(BestCheckpointer):
 
 
 class RepairReport(HookBase):
-    """Tells at the end how many clips, as often as they were drawn, had to be repaired; see transavs.data.repairs."""
+    """Tells at the end how many clips, as often as they were drawn, had to be repaired; see transavs.data.repairs.
+
+    Each rank tells of its own: the end is also where a rank that has failed comes by, alone.
+    """
 
     def after_train(self) -> None:
-        counts: Counter[str] = sum(comm.all_gather(self.trainer._trainer.repairs), Counter())
-        if told := counts_told(counts):
-            logging.getLogger(__name__).warning("of the clips that were trained on, %s", told)
+        if told := counts_told(self.trainer._trainer.repairs):
+            logging.getLogger(__name__).warning("of the clips that this process trained on, %s", told)
 
 
 class FigureLogger(HookBase):
