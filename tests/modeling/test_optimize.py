@@ -58,7 +58,7 @@ def test_frames_in_chunks_give_the_scores_of_all_at_once(tiny_cfg, architecture:
     assert largest == min(frames_per_chunk, 10)
 
 
-def test_no_frames_at_once(tiny_cfg):
+def test_chunks_of_no_frame(tiny_cfg):
     tiny_cfg.TEST.FRAMES_PER_CHUNK = 0
     with pytest.raises(AVSInputError, match=r"TEST\.FRAMES_PER_CHUNK is 0"):
         build_model(tiny_cfg)
