@@ -76,6 +76,27 @@ def test_class_ids_score_as_the_evaluator_scores_them(tiny_datasets: Path, tmp_p
     assert 0 < found["mIoU"] < 100
 
 
+def test_the_tool_scores_one_split_of_a_tree_that_holds_all(tiny_datasets: Path, tmp_path: Path):
+    root = tiny_datasets / "synthetic/AVSBench_semantic"
+    records = load_avsbench(root, "avss", "test")
+    expected = write_predictions(records, root, tmp_path / "pred", 7)
+    options = (
+        "--gt",
+        root,
+        "--setting",
+        "avss",
+        "--dataset",
+        root,
+        "--split",
+        "test",
+        "--json",
+        tmp_path / "found.json",
+    )
+    done = run_tool("tools/score_masks.py", "--pred", tmp_path / "pred", *options)
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "found.json").read_text())["mIoU"] == pytest.approx(expected["mIoU"])
+
+
 @pytest.mark.parametrize(("subset", "classes"), [("ms3", 2), ("avss", 7)])
 def test_written_predictions_score_as_they_did(tiny_datasets: Path, tmp_path: Path, subset: str, classes: int):
     """What an evaluation keeps is scored again from the files; scores to the 255 levels of a file."""

@@ -32,10 +32,10 @@ class AVSEvaluator(DatasetEvaluator):
         self.suffix = suffix
         self.is_negative = is_negative
         self._clips: dict[str, ClipMetrics] = {}
+        self._repairs: Counter[str] = Counter()
 
     def reset(self) -> None:
-        self._clips = {}
-        self._repairs: Counter[str] = Counter()
+        self._clips, self._repairs = {}, Counter()
 
     def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Tensor]]) -> None:
         """
