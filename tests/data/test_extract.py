@@ -116,6 +116,7 @@ def raw_s4(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_s4_holds_exactly_the_frames_that_the_rule_names(raw_s4: Path, tmp_path: Path, run_here: Callable):
+    cv2.GaussianBlur(np.zeros((2000, 2000, 3), dtype=np.uint8), (9, 9), 2)  # its threads run when workers are forked
     options = ("--subset", "s4", "--raw", raw_s4 / "raw", "--csv", raw_s4 / "s4.csv", "--output", tmp_path)
     done = run_here(TOOL, *options, "--log-mel", "--workers", "2")
     assert done.returncode == 0, done.stderr

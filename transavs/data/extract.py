@@ -374,13 +374,8 @@ def _extract(clips: list[RawClip], workers: int) -> Iterator[Outcome]:
         yield from map(extract_clip, clips)
         return
     try:
-        with ProcessPoolExecutor(workers, initializer=_use_one_thread) as pool:
+        # Threads of torch do not survive the fork of a worker. To set OpenCV's would hang, and is not needed.
+        with ProcessPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
             yield from pool.map(extract_clip, clips)
     except BrokenProcessPool as error:
         raise AVSInputError("a worker process has died, maybe of memory: call this again with fewer workers") from error
-
-
-def _use_one_thread() -> None:
-    """One process per core needs no threads, and those of torch and OpenCV do not survive a fork."""
-    torch.set_num_threads(1)
-    cv2.setNumThreads(1)
