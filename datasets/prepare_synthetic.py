@@ -29,6 +29,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=224, help="side of the frames in pixels")
     parser.add_argument("--difficulty", choices=sorted(DIFFICULTIES), default="hard", help="see docs/results.md")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--log-mel", action="store_true", help="log-mel pickles too, of S4 and MS3, as AVSBench has")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes")
     args = parser.parse_args()
     clips = dict(zip(SPLITS, args.clips, strict=True))
@@ -40,6 +41,7 @@ def main() -> None:
         source=args.source,
         difficulty=args.difficulty,
         seed=args.seed,
+        log_mel=args.log_mel,
         workers=args.workers,
     )
     written = ", ".join(f"{SOURCES[args.source][1][subset]} ({subset})" for subset in args.subsets)

@@ -1,6 +1,6 @@
 """Videos that tests make with PyAV, and a model that hears and sees what is in them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -34,12 +34,13 @@ def make_video(
     seconds: float = 3,
     size: tuple[int, int] = (48, 80),
     times: Sequence[float] | None = None,
-    frame_rate: int = 25,
+    frame_rate: int | Fraction = 25,
     codec: str = "libx264",
     audio_codec: str = "aac",
     sample_rate: int = 16000,
     layout: str = "mono",
     wave: np.ndarray | None = None,
+    image_of: Callable[[int], np.ndarray] | None = None,
     rotation: int = 0,
     offset: float = 0.0,
     sound: bool = True,
@@ -53,6 +54,7 @@ def make_video(
         size: (H, W) as stored.
         times: of the frames; None for ``frame_rate`` of them a second.
         wave: (n,) in place of the beeps.
+        image_of: gives uint8 (H, W, 3) by frame number, in place of the red corner.
         rotation: counterclockwise, in degrees, that a player is to turn it by.
         offset: of all time stamps, in seconds.
         sound, picture: whether there is such a track.
@@ -75,8 +77,10 @@ def make_video(
             container.mux(audio.encode(frame))
             container.mux(audio.encode(None))
         if video is not None:
-            for time in times if times is not None else np.arange(round(seconds * frame_rate)) / frame_rate:
-                image = av.VideoFrame.from_ndarray(red_corner(*size), format="rgb24")
+            shown = times if times is not None else np.arange(round(seconds * frame_rate)) / frame_rate
+            for number, time in enumerate(shown):
+                pixels = image_of(number) if image_of else red_corner(*size)
+                image = av.VideoFrame.from_ndarray(pixels, format="rgb24")
                 image.pts, image.time_base = round(float(time + offset) / clock), clock
                 container.mux(video.encode(image))
             container.mux(video.encode(None))

@@ -154,6 +154,10 @@ CURVES = "tools/visualize.py curves {run} --output a.png"
 BENCHMARK = "tools/benchmark.py --config-file {config}"
 ABLATIONS = "tools/run_ablations.py --configs {config} --output out"
 SYNTHETIC = "datasets/prepare_synthetic.py --datasets out --subsets ms3 --clips 0 0 1 --workers 1"
+EXTRACTION = (
+    "datasets/prepare_avsbench.py --subset s4 --raw empty --output out --workers 1 "
+    "--csv {tree}/Single-source/s4_meta_data.csv"
+)
 # Command line: what the line on stderr names. "gone" is not there, the file "words" and the folder "empty" are.
 TOOLS = {
     "tools/train_net.py --config-file gone.yaml": "gone.yaml",
@@ -200,6 +204,12 @@ TOOLS = {
     "datasets/check_avsbench.py gone": "gone",
     "datasets/check_avsbench.py words": "words",
     "datasets/check_avsbench.py {tree} --json gone/a": "gone/a",
+    f"{EXTRACTION} --raw gone": "gone",
+    f"{EXTRACTION} --csv gone.csv": "gone.csv",
+    f"{EXTRACTION} --csv words": "words",
+    f"{EXTRACTION} --output words": "words",
+    f"{EXTRACTION} --size 99999": "99999",
+    f"{EXTRACTION} --subset avss --log-mel": "--log-mel",
     f"{SYNTHETIC} --datasets words": "words",
     f"{SYNTHETIC} --size 0": "0 pixels",
     "datasets/prepare_video.py --output a.mp4 --seconds inf": "inf s",

@@ -5,6 +5,7 @@ Every example covers 0.96 s: 96 frames of 25 ms, 10 ms apart, in 64 mel bands. T
 """
 
 import math
+import pickle
 from functools import lru_cache
 from pathlib import Path
 
@@ -128,6 +129,15 @@ def load_log_mel_pickle(path: str | Path) -> Tensor:
     if not np.isfinite(examples.numpy()).all():  # the doctor's workers are forked, which torch's threads do not survive
         raise AVSInputError(f"{path} holds values that are no numbers: {hint}")
     return examples
+
+
+def log_mel_pickle(audio_file: str | Path, seconds: int) -> bytes:
+    """The content of one of AVSBench's ``audio_log_mel`` files: a pickled tensor, float32 (``seconds``, 1, 96, 64).
+
+    Raises:
+        AVSInputError: see :func:`load_audio`.
+    """
+    return pickle.dumps(fit_seconds(log_mel_examples(*load_audio(audio_file)), seconds))
 
 
 def noise_examples(seed: int, seconds: int) -> Tensor:

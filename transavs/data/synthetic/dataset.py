@@ -19,8 +19,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 import soundfile
+import torch
 from tqdm import tqdm
 
+from transavs.data.audio import log_mel_pickle
 from transavs.data.avsbench import COLUMNS_OF_OURS, LAYOUTS, SOURCES, Layout
 from transavs.data.synthetic import sounds as synthetic_sounds
 from transavs.data.synthetic.scenes import OUTLINES, TEXTURES, Look, Scenery, render_clip
@@ -134,6 +136,7 @@ class ClipPlan:
     size: int
     difficulty: str  # key of DIFFICULTIES
     seed: int
+    log_mel: bool = False  # whether pickles are wanted too, of subsets that have them
 
     @property
     def video(self) -> str:
@@ -210,6 +213,8 @@ def write_clip(plan: ClipPlan) -> dict[str, str]:
         for path, mask in zip(layout.frame_paths(plan.root, layout.color_masks, labeled, **names), masks, strict=True):
             _write_image(path, palette[mask])
     soundfile.write(_prepare_folder(record["audio_file"]), wave, SAMPLE_RATE, subtype="PCM_16")
+    if plan.log_mel and record["log_mel_file"]:
+        write_file(record["log_mel_file"], log_mel_pickle(record["audio_file"], frames))
     start = {"start": "0", "s_min": "0", "s_sec": "0"}
     named = {"name": plan.video, "video_id": plan.video, "vid": plan.video.removesuffix("_0"), "uid": plan.video}
     named |= {"category": category, "a_obj": category, "split": plan.split, "label": plan.part}
@@ -243,6 +248,7 @@ def write_synthetic(
     source: str = "synthetic",
     difficulty: str = "hard",
     seed: int = 0,
+    log_mel: bool = False,
     workers: int = 1,
 ) -> None:
     """Write the data set; the same arguments give the same bytes.
@@ -255,6 +261,7 @@ def write_synthetic(
         source: "synthetic", or "avsbench" to write where AVSBench itself is looked for, as a rehearsal.
         difficulty: key of DIFFICULTIES.
         seed: of every random choice.
+        log_mel: write AVSBench's log-mel pickles too, beside the wavs of S4 and MS3.
         workers: processes that write at a time.
 
     Raises:
@@ -266,11 +273,12 @@ def write_synthetic(
             f"frames of {size} pixels, {list(clips.values())} clips, seed {seed}, {workers} workers: give "
             f"{SMALLEST} to {LARGEST} pixels, 0 clips or more, a seed from 0 on, and 1 worker or more"
         )
-    with ProcessPoolExecutor(workers) as pool:
+    # Threads of torch do not survive the fork of a worker.
+    with ProcessPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         for subset in subsets:
             root = Path(datasets_root) / SOURCES[source][1][subset]
             plans = [
-                ClipPlan(root, subset, split, index, size, difficulty, seed)
+                ClipPlan(root, subset, split, index, size, difficulty, seed, log_mel)
                 for split, count in clips.items()
                 for index in range(count)
             ]
