@@ -236,17 +236,17 @@ def test_a_picture_that_is_none(record: dict, name: str):
     path = Path(record[name][2])
     path.write_bytes(path.read_bytes()[:60])
     with pytest.raises(AVSInputError, match=f"{path.name} cannot be read as an? (image|mask) .*: (extract|restore)"):
-        make_mapper(True)(record)
+        make_mapper(True, strict=True)(record)
     path.unlink()
-    with pytest.raises(AVSInputError, match=f"{path.name} does not exist: (extract|restore)"):
-        make_mapper(True)(record)
+    with pytest.raises(AVSInputError, match=f"{path.name} does not exist: "):
+        make_mapper(True, strict=True)(record)
 
 
 def test_sizes_that_differ(record: dict):
     mask = Path(record["mask_file_names"][3])
     Image.open(mask).resize((30, 40)).save(mask)
-    with pytest.raises(AVSInputError, match=f"{mask.name} is 30 x 40 pixels and its frame 40 x 40: restore"):
-        make_mapper(False)(record)
+    with pytest.raises(AVSInputError, match=f"{mask.name} is 30 x 40 pixels and its frame 40 x 40: "):
+        make_mapper(False, strict=True)(record)
     frame = Path(record["file_names"][4])
     Image.open(frame).resize((40, 20)).save(frame)
     with pytest.raises(AVSInputError, match=f"{frame.name} is 40 x 20 pixels and the first frame of its clip 40 x 40"):

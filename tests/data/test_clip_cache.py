@@ -176,7 +176,7 @@ def test_a_changed_setting_is_seen(tiny_cfg, folder: Path, ms3_records: list[dic
 def test_errors_are_those_without_a_cache(
     tiny_cfg, folder: Path, own_records: list[dict], name: str, cached_before: bool
 ):
-    record = own_records[0]
+    record, tiny_cfg.DATALOADER.STRICT = own_records[0], True
     mapper, plain = AVSDatasetMapper(tiny_cfg, True), AVSDatasetMapper(uncached(tiny_cfg), True)
     if cached_before:
         mapper(record)

@@ -22,6 +22,7 @@ OTHERS = sorted(p for folder in ("ablations", "comparison", "tpavi") for p in (C
 # Full models on small pictures, few clips and no foreign weights.
 REDUCED = [
     *("MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", "", "MODEL.TIMM.PRETRAINED", "False", "INPUT.IMAGE_SIZE", "64"),
+    *("MODEL.AUDIO_BACKBONE.WEIGHTS", ""),
     *("SOLVER.IMS_PER_BATCH", "2", "SOLVER.MAX_ITER", "2", "DATALOADER.NUM_WORKERS", "0"),
     *("INPUT.NEGATIVE_AUDIO", "['silence', 'noise']"),  # of so few clips none may fit as an off-screen sound
 ]

@@ -1,6 +1,7 @@
 """Repairs of data that is not quite as it should be, as AVSBench's own loaders make them, but told and counted."""
 
 import logging
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -72,6 +73,6 @@ def kinds_of(flags: Tensor) -> list[str]:
     return [kind for kind, is_set in zip(REPAIRS, flags.tolist(), strict=True) if is_set]
 
 
-def counts_told(counts: dict[str, int]) -> str:
+def counts_told(counts: Mapping[str, int]) -> str:
     """Tell how many clips had each kind of repair, such as "2 clips: mask-size, resized to ..."."""
     return "; ".join(f"{count} clips: {kind}, {REPAIRS[kind]}" for kind, count in sorted(counts.items()))

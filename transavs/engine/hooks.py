@@ -1,7 +1,7 @@
 """detectron2 hooks of transavs."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -136,8 +136,15 @@ class RepairReport(HookBase):
     Each rank tells of its own: the end is also where a rank that has failed comes by, alone.
     """
 
+    def __init__(self, repairs: Mapping[str, int]):
+        """
+        Args:
+            repairs: their number by kind, counted up meanwhile.
+        """
+        self._repairs = repairs
+
     def after_train(self) -> None:
-        if told := counts_told(self.trainer._trainer.repairs):
+        if told := counts_told(self._repairs):
             logging.getLogger(__name__).warning("of the clips that this process trained on, %s", told)
 
 

@@ -35,6 +35,7 @@ class GuardedTrainer(SimpleTrainer):
         on_non_finite: str = "stop",
         on_silent_batch: str = "train",
         max_skipped: int = 10,
+        repairs: Counter[str] | None = None,
     ):
         """
         Args:
@@ -44,6 +45,7 @@ class GuardedTrainer(SimpleTrainer):
             on_non_finite: "stop" or "skip".
             on_silent_batch: "stop", "skip" or "train", which warns.
             max_skipped: batches in a row; at one more the run stops.
+            repairs: counts up what was repaired in this rank's clips, by kind; see transavs.data.repairs.
         """
         super().__init__(model, data_loader, optimizer)
         self._device_type = next(model.parameters()).device.type
@@ -52,7 +54,7 @@ class GuardedTrainer(SimpleTrainer):
         self.grad_scaler = torch.amp.GradScaler(self._device_type, enabled=precision == torch.float16)
         self._on_non_finite, self._on_silent_batch = on_non_finite, on_silent_batch
         self._max_skipped, self._skipped_in_a_row = max_skipped, 0
-        self.repairs: Counter[str] = Counter()  # of this rank's clips, by kind
+        self._repairs = Counter[str]() if repairs is None else repairs
 
     def run_step(self) -> None:
         """One iteration.
@@ -63,7 +65,7 @@ class GuardedTrainer(SimpleTrainer):
         start = time.perf_counter()
         batch = next(self._data_loader_iter)
         data_time = time.perf_counter() - start
-        self.repairs.update(kind for clip in batch for kind in clip.get("repairs", ()))
+        self._repairs.update(kind for clip in batch for kind in clip.get("repairs", ()))
         buffers = self._kept_buffers()
         with autocast(self._precision, self._device_type):
             losses = self.model(batch)

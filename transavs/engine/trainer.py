@@ -2,7 +2,7 @@
 
 import logging
 import weakref
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Collection
 from functools import partial
 from pathlib import Path
@@ -106,6 +106,7 @@ class AVSTrainer(DefaultTrainer):
         loader = self.build_train_loader(cfg)
         # The model moves its inputs itself, so the device need not be told; on CPUs it must not.
         model = create_ddp_model(model, broadcast_buffers=False, device_ids=None)
+        self._repairs: Counter[str] = Counter()
         self._trainer = GuardedTrainer(
             model,
             loader,
@@ -114,6 +115,7 @@ class AVSTrainer(DefaultTrainer):
             on_non_finite=cfg.SOLVER.ON_NON_FINITE,
             on_silent_batch=cfg.SOLVER.ON_SILENT_BATCH,
             max_skipped=cfg.SOLVER.MAX_SKIPPED_BATCHES,
+            repairs=self._repairs,
         )
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self.checkpointer = AVSCheckpointer(model, cfg.OUTPUT_DIR, cfg, trainer=weakref.proxy(self))
@@ -174,7 +176,7 @@ class AVSTrainer(DefaultTrainer):
         self._trainer.load_state_dict(state_dict["_trainer"])
 
     def build_hooks(self) -> list[HookBase]:
-        hooks = [self._random_numbers, RepairReport(), *super().build_hooks()]
+        hooks = [self._random_numbers, RepairReport(self._repairs), *super().build_hooks()]
         hooks = [self._precise_statistics() if isinstance(hook, PreciseBN) else hook for hook in hooks]
         output = Path(self.cfg.OUTPUT_DIR)
         # Before the writers, which detectron2 puts last on the main process.
