@@ -1,5 +1,6 @@
 """Training and testing on detectron2's engine."""
 
-from transavs.engine.trainer import AVSTrainer, check_registered
+from transavs.engine.registered import check_registered
+from transavs.engine.trainer import AVSTrainer
 
 __all__ = ["AVSTrainer", "check_registered"]

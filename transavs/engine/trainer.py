@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog, MetadataCatalog, build_detection_test_loader, get_detection_dataset_dicts
+from detectron2.data import MetadataCatalog, build_detection_test_loader, get_detection_dataset_dicts
 from detectron2.engine import DefaultTrainer, EvalHook, HookBase, TrainerBase, create_ddp_model
 from detectron2.engine.hooks import PreciseBN
 from detectron2.evaluation import (
@@ -20,7 +20,6 @@ from detectron2.evaluation import (
     inference_on_dataset,
     print_csv_format,
 )
-from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY, SEM_SEG_HEADS_REGISTRY
 from detectron2.projects.deeplab import build_lr_scheduler
 from detectron2.utils import comm
 from torch import nn
@@ -45,9 +44,7 @@ from transavs.evaluation.avs_evaluator import AVSEvaluator
 from transavs.evaluation.prediction_writer import PredictionWriter
 from transavs.evaluation.results import LEFT_OUT, combined_scores, results_table, write_results
 from transavs.modeling.activation_checkpoint import checkpoint_activations
-from transavs.modeling.backbones.audio import AUDIO_BACKBONE_REGISTRY
 from transavs.modeling.transavs.criterion import AVSCriterion
-from transavs.modeling.transavs.query_decoder import TRANSFORMER_DECODER_REGISTRY
 from transavs.utils.errors import AVSInputError
 from transavs.utils.precision import autocast, find_precision
 from transavs.visualization.clip_figure import ClipFigure
@@ -55,35 +52,6 @@ from transavs.visualization.clip_figure import ClipFigure
 FIGURE_NAME = "figure.png"
 # Folders in OUTPUT_DIR; the second is also what the metrics of DATASETS.VAL are called in metrics.json.
 PREDICTIONS, VALIDATION = "inference", "val"
-
-
-def check_registered(cfg: CfgNode, training: bool) -> None:
-    """Raise an AVSInputError if ``cfg`` names a part or a data set that is not registered; what is must be imported.
-
-    Args:
-        cfg: the config.
-        training: whether DATASETS.TRAIN and DATASETS.VAL are needed too.
-    """
-    transavs = cfg.MODEL.TRANSAVS
-    parts = {
-        "MODEL.META_ARCHITECTURE": (cfg.MODEL.META_ARCHITECTURE, META_ARCH_REGISTRY),
-        "MODEL.BACKBONE.NAME": (cfg.MODEL.BACKBONE.NAME, BACKBONE_REGISTRY),
-        "MODEL.AUDIO_BACKBONE.NAME": (cfg.MODEL.AUDIO_BACKBONE.NAME, AUDIO_BACKBONE_REGISTRY),
-        "MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME": (cfg.MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME, SEM_SEG_HEADS_REGISTRY),
-        "MODEL.TRANSAVS.TRANSFORMER_DECODER_NAME": (transavs.TRANSFORMER_DECODER_NAME, TRANSFORMER_DECODER_REGISTRY),
-    }
-    for key, (name, registry) in parts.items():
-        if name not in registry:
-            known = ", ".join(sorted(known for known, _ in registry))
-            raise AVSInputError(f"{key} is {name!r}, which is not registered: choose from {known}")
-    ours = [name for name in DatasetCatalog.list() if MetadataCatalog.get(name).get("evaluator_type") == "avs"]
-    if training and not cfg.DATASETS.TRAIN:
-        raise AVSInputError("DATASETS.TRAIN is empty: name a data set to train on")
-    for key in ("TRAIN", "VAL", "TEST") if training else ("TEST",):
-        for name in cfg.DATASETS[key]:
-            if name not in DatasetCatalog.list():
-                known = ", ".join(sorted(ours))
-                raise AVSInputError(f"DATASETS.{key} holds {name!r}, which is not registered: choose from {known}")
 
 
 class AVSTrainer(DefaultTrainer):
