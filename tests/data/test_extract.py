@@ -245,7 +245,7 @@ def modified(root: Path) -> dict[Path, int]:
 
 
 def test_a_killed_run_goes_on_without_redoing(tmp_path: Path):
-    names = [f"clip{number:02d}" for number in range(60)]
+    names = [f"clip{number:03d}" for number in range(150)]
     first = numbered(tmp_path / "raw" / f"{names[0]}.mp4", 12)
     for name in names[1:]:
         shutil.copy(first, first.with_stem(name))
@@ -254,7 +254,8 @@ def test_a_killed_run_goes_on_without_redoing(tmp_path: Path):
     command = [sys.executable, TOOL, *map(str, options)]
     streams = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     with subprocess.Popen(command, cwd=REPOSITORY, start_new_session=True, **streams) as process:
-        while len(list(root.rglob("*.wav"))) < 3:
+        third = Path(LAYOUTS["ms3"].record(root, video=names[2], category="", split="train")["audio_file"])
+        while not third.exists():
             assert process.poll() is None, "it has ended before it could be killed"
             time.sleep(0.01)
         os.killpg(process.pid, signal.SIGKILL)
@@ -264,15 +265,15 @@ def test_a_killed_run_goes_on_without_redoing(tmp_path: Path):
 
     counts = extract_avsbench(tmp_path / "raw", meta, root, "ms3")
 
-    assert counts == Extracted(done=60 - len(whole), skipped=len(whole))
+    assert counts == Extracted(done=len(names) - len(whole), skipped=len(whole))
     after = modified(root)
     kept = [path for path in before if path.stem in whole or path.parent.name in whole]
-    assert len(kept) == 6 * len(whole) >= 18
+    assert len(kept) == 6 * len(whole) > 0
     assert {path: after[path] for path in kept} == {path: before[path] for path in kept}
     for record in load_avsbench(root, "ms3", "train"):
         assert [number_in(path) for path in record["file_names"]] == [11, 23, 35, 47, 59]
         assert len(load_audio(record["audio_file"])[0][0]) > 79000
-    assert extract_avsbench(tmp_path / "raw", meta, root, "ms3") == Extracted(skipped=60)
+    assert extract_avsbench(tmp_path / "raw", meta, root, "ms3") == Extracted(skipped=len(names))
     assert modified(root) == after
 
 
@@ -298,11 +299,11 @@ def test_only_what_is_missing_of_a_clip_is_written(tmp_path: Path):
 def test_csvs_that_would_mislead_are_refused(tmp_path: Path):
     (tmp_path / "raw").mkdir()
     for subset, row, told in (
-        ("s4", "a,0,dog,trian", r"gives a the split 'trian'.*restore the row"),
+        ("s4", "a,0,dog,trian", r"the split 'trian'"),
         ("s4", ",0,dog,train", "names no clip"),
         ("s4", "a,0,../dog,train", "leads out of the data set"),
         ("avss", "../a,b,0,0,dog,train,v1s", "leads out of the data set"),
-        ("avss", "a,b,0,0,dog,train,v9", "the part 'v9'"),
+        ("avss", "a,b,0,0,dog,train,v9", "the label 'v9'"),
     ):
         meta = write_csv(tmp_path / "a.csv", subset, [row])
         with pytest.raises(AVSInputError, match=told):

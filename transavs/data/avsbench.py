@@ -200,6 +200,17 @@ def read_clip_names(root: str | Path, subset: str, hint: str = AVSBENCH_HINT) ->
     meta = Path(root) / layout.meta
     if not meta.is_file():
         raise AVSInputError(f"{meta} does not exist: {hint}, or point DETECTRON2_DATASETS at the folder that holds it")
+    return read_rows(meta, layout)
+
+
+def read_rows(meta: Path, layout: Layout, **more: str) -> dict[int, dict[str, str]]:
+    """Read a csv with the columns of a layout, wherever it lies; see :func:`read_clip_names`.
+
+    Args:
+        meta: the file.
+        layout: names the columns.
+        more: columns to read beside them, by their key in the result.
+    """
     try:
         with open(meta, newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
@@ -213,7 +224,7 @@ def read_clip_names(root: str | Path, subset: str, hint: str = AVSBENCH_HINT) ->
         raise AVSInputError(f"{meta} lacks the column {missing} (it has {columns}): restore the file")
     video, category, part = columns[layout.video_column], layout.category_column, layout.part_column
     column_of = {"video": video, "category": category, "split": "split", "part": part}
-    column_of |= {name: name for name in COLUMNS_OF_OURS}
+    column_of |= {name: name for name in COLUMNS_OF_OURS} | more
     return {
         line: {name: (row.get(column) or "") if column else "" for name, column in column_of.items()}
         for line, row in rows
@@ -242,17 +253,24 @@ def load_avsbench(root: str | Path, subset: str, split: str, hint: str = AVSBENC
     if not clips:
         raise AVSInputError(f"{meta} lists no clip with split '{split}': restore the file")
     for names in clips:
-        if names["part"] not in layout.num_frames:
-            raise AVSInputError(
-                f"{meta} names the {layout.part_column} '{names['part']}', known are {list(layout.num_frames)}: "
-                "restore the file"
-            )
-        if not names["video"]:
-            raise AVSInputError(f"{meta} has a row of split '{split}' that names no clip: restore the file")
-        if unsafe := layout.unsafe_name(names):
-            raise AVSInputError(f"{meta} names {unsafe!r}, which leads out of the data set: restore the file")
+        check_row(meta, layout, names)
     logging.getLogger(__name__).info("%d clips in split '%s' of %s", len(clips), split, meta)
     return [_with_masks_there_are(layout, root, names) for names in clips]
+
+
+def check_row(meta: Path, layout: Layout, names: dict[str, str]) -> None:
+    """Raise an AVSInputError where a row of a csv names no clip, or one that would lie elsewhere."""
+    if names["split"] not in SPLITS:
+        raise AVSInputError(f"{meta} names the split '{names['split']}', known are {list(SPLITS)}: restore the file")
+    if names["part"] not in layout.num_frames:
+        raise AVSInputError(
+            f"{meta} names the {layout.part_column} '{names['part']}', known are {list(layout.num_frames)}: "
+            "restore the file"
+        )
+    if not names["video"]:
+        raise AVSInputError(f"{meta} has a row of split '{names['split']}' that names no clip: restore the file")
+    if unsafe := layout.unsafe_name(names):
+        raise AVSInputError(f"{meta} names {unsafe!r}, which leads out of the data set: restore the file")
 
 
 def _with_masks_there_are(layout: Layout, root: Path, names: dict[str, str]) -> dict[str, Any]:

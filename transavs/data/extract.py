@@ -4,7 +4,6 @@ The frames are chosen by AVSBench's published rule, see :func:`frame_numbers`. M
 AVSBench, as ``label2idx.json`` does.
 """
 
-import csv
 import io
 import logging
 import os
@@ -24,7 +23,7 @@ import torch
 from tqdm import tqdm
 
 from transavs.data.audio import log_mel_pickle
-from transavs.data.avsbench import LAYOUTS, SPLITS, Layout
+from transavs.data.avsbench import LAYOUTS, Layout, check_row, read_rows
 from transavs.media.audio_file import SAMPLE_RATE
 from transavs.media.video_reader import Video
 from transavs.utils.atomic_files import write_file, write_image
@@ -243,36 +242,6 @@ def _write_missing(clip: RawClip) -> None:
         write_file(pickle_file, pickled)
 
 
-def _read_rows(path: Path, layout: Layout) -> list[dict[str, str]]:
-    """``video, category, split, part, source`` of each row of a csv that need not lie in its tree yet."""
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            columns, rows = list(reader.fieldnames or []), list(reader)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise AVSInputError(f"{path} cannot be read as a csv file ({one_line(error)}): name AVSBench's") from error
-    missing = sorted({"split", layout.category_column, layout.part_column} - {"", *columns})
-    if missing or len(columns) <= layout.video_column:
-        raise AVSInputError(f"{path} lacks the column {missing or 'of the video'} (it has {columns}): name another csv")
-    column_of = {"video": columns[layout.video_column], "category": layout.category_column, "split": "split"}
-    column_of |= {"part": layout.part_column, "source": SOURCE_COLUMN}
-    return [{name: row.get(column) or "" for name, column in column_of.items()} for row in rows]
-
-
-def _check_row(path: Path, layout: Layout, names: dict[str, str]) -> None:
-    """Raise an AVSInputError where a row names no clip that files can be written for."""
-    if not names["video"]:
-        raise AVSInputError(f"{path} has a row that names no clip: write the name, or remove the row")
-    for column, known in (("split", SPLITS), ("part", tuple(layout.num_frames))):
-        if names[column] not in known:
-            raise AVSInputError(
-                f"{path} gives {names['video']} the {column} '{names[column]}', known are {', '.join(known)}: "
-                "restore the row, or remove it"
-            )
-    if unsafe := layout.unsafe_name(names) or layout.unsafe_name(names | {"video": names["source"]}):
-        raise AVSInputError(f"{path} names {unsafe!r}, which leads out of the data set: restore the row")
-
-
 def _places(raw: Path, subset: str, names: dict[str, str], is_only_clip: bool) -> tuple[str, ...]:
     """Where the video of a clip may lie; by the name of its source too, unless several clips are cut from that."""
     called = [names["video"], *([names["source"]] if names["source"] and is_only_clip else [])]
@@ -289,10 +258,11 @@ def list_raw_clips(
 ) -> list[RawClip]:
     """The clips that a csv names, each once; see :func:`extract_avsbench`."""
     layout, raw, csv_file = choose(LAYOUTS, subset, "subset"), Path(raw), Path(csv_file)
-    rows = _read_rows(csv_file, layout)
+    rows = list(read_rows(csv_file, layout, source=SOURCE_COLUMN).values())
     clips_of: dict[str, set[str]] = {}
     for names in rows:
-        _check_row(csv_file, layout, names)
+        check_row(csv_file, layout, names)
+        check_row(csv_file, layout, names | {"video": names["source"] or names["video"]})
         clips_of.setdefault(names["source"], set()).add(names["video"])
     side = FRAME_SIZES[subset] if size is None else size
     clips = {}
