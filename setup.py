@@ -66,6 +66,8 @@ setup(
     extras_require={
         "export": ["torch>=2.9", "onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.5.4"],
         "web": ["gradio>=6.31"],
+        # What tests compare Mask2Former's parts with.
+        "encoders": ["transformers>=5.24"],
         "dev": [
             "pytest>=8",
             "pytest-xdist>=3.6",
@@ -76,6 +78,7 @@ setup(
             "codespell>=2.3",
             "pre-commit>=4",
             "pre-commit-hooks>=5",
+            "transformers>=5.24",
         ],
     },
 )

@@ -5,6 +5,7 @@ torchvision: a ResNet (resnet50-*.pth, resnet101-*.pth), for MODEL.WEIGHTS.
 timm: weights of a timm model, named with --model, for MODEL.WEIGHTS with build_timm_backbone.
 torchvggish: vggish-10086976.pth, for MODEL.AUDIO_BACKBONE.WEIGHTS.
 avsbench: a published TPAVI checkpoint, for MODEL.WEIGHTS with configs/tpavi.
+mask2former: a published Mask2Former checkpoint, detectron2's or Hugging Face's, for MODEL.WEIGHTS.
 """
 
 import argparse
@@ -18,7 +19,7 @@ from transavs.utils.command_line import run_tool
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("kind", choices=sorted(KINDS))
-    parser.add_argument("source", metavar="IN", help="file to read (.pth, .pt, .safetensors)")
+    parser.add_argument("source", metavar="IN", help="file to read (.pth, .pt, .bin, .pkl, .safetensors)")
     parser.add_argument("target", metavar="OUT", help="file to write (.pth)")
     parser.add_argument("--model", help="timm's name of the model (kind timm)")
     args = parser.parse_args()
@@ -27,6 +28,7 @@ def main() -> None:
     sys.stdout.write(
         f"{args.target}: {len(conversion.state)} tensors converted\n"
         + f"not used: {len(conversion.unused)} {unused}".rstrip()
+        + "".join(f"\n{remark}" for remark in conversion.remarks)
         + f"\ntrain with: {shlex.join([conversion.weights_key, args.target, *conversion.settings])}\n"
     )
 

@@ -1,24 +1,20 @@
-"""Foreign weights -> ours: torchvision ResNets, timm models, torchvggish, AVSBench's TPAVI."""
+"""Foreign weights -> ours: torchvision ResNets, timm models, torchvggish, AVSBench's TPAVI, Mask2Former."""
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import timm
 import torch
-from torch import Tensor
 
+from transavs.checkpoint.conversion import IMAGENET_INPUT, VISUAL_PREFIX, Conversion, Rules, rename
+from transavs.checkpoint.mask2former import convert_mask2former
 from transavs.modeling.backbones.timm import TimmBackbone
 from transavs.modeling.backbones.vggish import VGGish
 from transavs.utils.atomic_files import atomic_write
 from transavs.utils.errors import AVSInputError, choose, one_line
 from transavs.utils.weight_files import read_weights
 
-State = dict[str, Tensor]
-
-VISUAL_PREFIX = "backbone."  # of the visual backbone in both meta-architectures
-Rules = tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...]
 TORCHVISION_RULES: Rules = (
     (r"^conv1\.", "stem.conv1."),
     (r"^bn1\.", "stem.conv1.norm."),
@@ -39,46 +35,20 @@ AVSBENCH_RULES: Rules = (
     (r"\.norm_layer\.", ".layer_norm."),
 )
 AVSBENCH_UNREACHED = r"^resnet\.layer[34]_2\.|^resnet\.fc\.|^path4\.resConfUnit1\.|^encoder_backbone\.head\."
-# RGB, each channel to mean 0 and deviation 1, and the stride in the 3x3 convolution.
-TORCHVISION_SETTINGS = (
-    *("MODEL.RESNETS.STRIDE_IN_1X1", "False", "INPUT.FORMAT", "RGB"),
-    *("MODEL.PIXEL_MEAN", "[123.675, 116.28, 103.53]", "MODEL.PIXEL_STD", "[58.395, 57.12, 57.375]"),
-)
-
-
-@dataclass(frozen=True)
-class Conversion:
-    """The converted weights and what to do with them.
-
-    Attributes:
-        state: tensors by our names.
-        unused: names in the file that nothing was made of.
-        weights_key: of the config, which is to name the converted file.
-        settings: KEY VALUE pairs that fit the rest of the config to these weights.
-    """
-
-    state: State
-    unused: list[str]
-    weights_key: str
-    settings: tuple[str, ...] = ()
+# The stride is in the 3x3 convolution.
+TORCHVISION_SETTINGS = ("MODEL.RESNETS.STRIDE_IN_1X1", "False", *IMAGENET_INPUT)
 
 
 def convert_torchvision(path: str | Path, model: str | None) -> Conversion:
     """A torchvision ResNet as detectron2's ResNet (STRIDE_IN_1X1 False), for MODEL.WEIGHTS; ``model`` is not used."""
     state, unused = {}, []
     for name, value in read_weights(path).items():
-        renamed = _rename(name, TORCHVISION_RULES)
+        renamed = rename(name, TORCHVISION_RULES)
         if re.match(r"(stem|res[2-5])\.", renamed):
             state[VISUAL_PREFIX + renamed] = value
         else:
             unused.append(name)
     return Conversion(state, unused, "MODEL.WEIGHTS", TORCHVISION_SETTINGS)
-
-
-def _rename(name: str, rules: Rules) -> str:
-    for pattern, replacement in rules:
-        name = re.sub(pattern, replacement, name)
-    return name
 
 
 def convert_timm(path: str | Path, model: str | None) -> Conversion:
@@ -134,8 +104,8 @@ def convert_avsbench(path: str | Path, model: str | None) -> Conversion:
             transformer[name.removeprefix("encoder_backbone.")] = value
         elif name.startswith("resnet."):
             renamed = re.sub(r"^layer([34])_1\.", r"layer\1.", name.removeprefix("resnet."))
-            state[VISUAL_PREFIX + _rename(renamed, TORCHVISION_RULES)] = value
-        elif (renamed := _rename(name, AVSBENCH_RULES)) != name:
+            state[VISUAL_PREFIX + rename(renamed, TORCHVISION_RULES)] = value
+        elif (renamed := rename(name, AVSBENCH_RULES)) != name:
             state[renamed] = value.flatten(1) if value.ndim == 5 else value  # 1 x 1 x 1 convolutions are linear here
         else:
             unused.append(name)
@@ -150,6 +120,7 @@ KINDS: dict[str, Callable[[str | Path, str | None], Conversion]] = {
     "timm": convert_timm,
     "torchvggish": convert_torchvggish,
     "avsbench": convert_avsbench,
+    "mask2former": convert_mask2former,
 }
 
 

@@ -113,8 +113,17 @@ def _add_backbone_config(cfg: CN) -> None:
 
 
 def _add_query_config(cfg: CN) -> None:
-    # Name of the pixel decoder in SEM_SEG_HEADS_REGISTRY.
+    # Name of the pixel decoder in SEM_SEG_HEADS_REGISTRY: "FPNPixelDecoder", or Mask2Former's,
+    # "MSDeformAttnPixelDecoder", which costs more.
     cfg.MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME = "FPNPixelDecoder"
+
+    # MSDeformAttnPixelDecoder, with Mask2Former's numbers: layers, heads, channels of the feed-forward networks, and
+    # points that each head looks at in each level.
+    cfg.MODEL.MSDEFORMATTN = CN()
+    cfg.MODEL.MSDEFORMATTN.ENC_LAYERS = 6
+    cfg.MODEL.MSDEFORMATTN.NHEADS = 8
+    cfg.MODEL.MSDEFORMATTN.DIM_FEEDFORWARD = 1024
+    cfg.MODEL.MSDEFORMATTN.NUM_POINTS = 4
 
     cfg.MODEL.TRANSAVS = CN()
     # Name in TRANSFORMER_DECODER_REGISTRY.

@@ -28,6 +28,8 @@ RANGES: dict[str, tuple[float, float]] = {
     "SOLVER.IMS_PER_BATCH": (1, math.inf),
     "SOLVER.CHECKPOINT_PERIOD": (1, math.inf),
     "MODEL.SEM_SEG_HEAD.NUM_CLASSES": (2, 2**16),
+    "MODEL.MSDEFORMATTN.NHEADS": (1, math.inf),
+    "MODEL.MSDEFORMATTN.NUM_POINTS": (1, math.inf),
     "MODEL.TRANSAVS.NUM_OBJECT_QUERIES": (1, math.inf),
     "MODEL.TRANSAVS.DEC_LAYERS": (1, math.inf),
     "MODEL.TRANSAVS.LOSS_STRIDE": (1, math.inf),

@@ -11,7 +11,7 @@ from torch import nn
 FULL_MODEL = "full_model"
 # Last parts of names: of TransAVS, and of the positions of Swin and other transformers, as in Mask2Former.
 NO_DECAY = (
-    *("query_content", "query_positions", "level_embedding"),
+    *("query_content", "query_positions", "level_embedding", "level_embed"),
     *("relative_position_bias_table", "absolute_pos_embed", "pos_embed"),
 )
 

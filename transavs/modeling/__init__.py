@@ -7,6 +7,7 @@ from transavs.modeling.backbones.vggish import VGGish
 from transavs.modeling.tpavi.meta_arch import TPAVI
 from transavs.modeling.transavs.criterion import AVSCriterion
 from transavs.modeling.transavs.meta_arch import TransAVS
+from transavs.modeling.transavs.msdeformattn import MSDeformAttnPixelDecoder
 from transavs.modeling.transavs.pixel_decoder import FPNPixelDecoder
 from transavs.modeling.transavs.query_decoder import TRANSFORMER_DECODER_REGISTRY, AudioQueryDecoder
 
@@ -17,6 +18,7 @@ __all__ = [
     "AVSCriterion",
     "AudioQueryDecoder",
     "FPNPixelDecoder",
+    "MSDeformAttnPixelDecoder",
     "SmallAudioNet",
     "TimmBackbone",
     "TransAVS",

@@ -5,6 +5,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import safetensors.torch
 import torch
 from torch import Tensor
@@ -52,7 +53,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
 
 
 def read_weights(path: str | Path) -> dict[str, Tensor]:
-    """Tensors of a .safetensors file, or of one that torch has saved, by name, on the CPU.
+    """Tensors of a .safetensors file, of one that torch has saved, or of detectron2's .pkl, by name, on the CPU.
 
     A dict of dicts, as training scripts save it, is searched for ``state_dict`` or ``model``; ``module.`` is dropped.
 
@@ -60,19 +61,34 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
         AVSInputError: the file is missing, broken, or holds no tensors by name.
     """
     try:
-        found = _read_safetensors(str(path)) if Path(path).suffix == ".safetensors" else read_pth(str(path))
+        found = _read_any(str(path))
         for name in ("state_dict", "model"):
             found = found.get(name, found)
-        return {name.removeprefix("module."): value for name, value in found.items() if isinstance(value, Tensor)}
+        tensors = {
+            name: torch.as_tensor(value) for name, value in found.items() if isinstance(value, Tensor | np.ndarray)
+        }
+        return {name.removeprefix("module."): value for name, value in tensors.items()}
     except Exception as error:  # missing, truncated, hostile, another kind of file: one hint for all
         raise AVSInputError(
-            f"{path} cannot be read as weights ({one_line(error)}): name a .pth or .safetensors file"
+            f"{path} cannot be read as weights ({one_line(error)}): name a .pth, .pkl or .safetensors file"
         ) from error
 
 
 def read_pth(path: str) -> Any:
     """Load what torch has saved, whatever the file is called; raises nearly anything where it is broken or hostile."""
     return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _read_any(path: str) -> Any:
+    """Read a file of weights of any kind; a .pkl may be what torch has saved, or detectron2's."""
+    if Path(path).suffix == ".safetensors":
+        return _read_safetensors(path)
+    try:
+        return read_pth(path)
+    except Exception:  # of arrays, for which torch has no one error
+        if Path(path).suffix != ".pkl":
+            raise
+        return _read_pkl(path)
 
 
 def _read_safetensors(path: str) -> dict[str, Any]:

@@ -21,6 +21,21 @@ def build_pixel_decoder(cfg: CfgNode, input_shape: Mapping[str, ShapeSpec]) -> n
     return SEM_SEG_HEADS_REGISTRY.get(cfg.MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME)(cfg, input_shape)
 
 
+def pyramid_convolution(inputs: int, outputs: int, kernel: int, norm: str, **options: Any) -> Conv2d:
+    """A convolution of stride 1 that keeps the size, with a norm, or without one a bias, and ``Conv2d``'s options."""
+    layer = Conv2d(
+        inputs,
+        outputs,
+        kernel_size=kernel,
+        padding=kernel // 2,
+        bias=not norm,
+        norm=get_norm(norm, outputs),
+        **options,
+    )
+    weight_init.c2_xavier_fill(layer)
+    return layer
+
+
 @SEM_SEG_HEADS_REGISTRY.register()
 class FPNPixelDecoder(nn.Module):
     """Feature pyramid: a lateral 1x1 convolution per level, added to the upsampled coarser level, then a 3x3 one."""
@@ -36,25 +51,11 @@ class FPNPixelDecoder(nn.Module):
         super().__init__()
         self.in_features = sorted(input_shape, key=lambda name: -(input_shape[name].stride or 0))  # coarse to fine
         self.lateral = nn.ModuleList(
-            self._convolution(input_shape[name].channels, conv_dim, 1, norm) for name in self.in_features
+            pyramid_convolution(input_shape[name].channels, conv_dim, 1, norm) for name in self.in_features
         )
         self.output = nn.ModuleList(
-            self._convolution(conv_dim, conv_dim, 3, norm, activation=F.relu_) for _ in self.in_features
+            pyramid_convolution(conv_dim, conv_dim, 3, norm, activation=F.relu_) for _ in self.in_features
         )
-
-    @staticmethod
-    def _convolution(inputs: int, outputs: int, kernel: int, norm: str, **options: Any) -> Conv2d:
-        layer = Conv2d(
-            inputs,
-            outputs,
-            kernel_size=kernel,
-            padding=kernel // 2,
-            bias=not norm,
-            norm=get_norm(norm, outputs),
-            **options,
-        )
-        weight_init.c2_xavier_fill(layer)
-        return layer
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: Mapping[str, ShapeSpec]) -> dict[str, Any]:
