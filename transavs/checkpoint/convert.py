@@ -149,7 +149,7 @@ def convert_efficientnet_lite(path: str | Path, model: str | None) -> Conversion
         block = re.match(r"_blocks\.(\d+)", name)
         rules = EFFICIENTNET_RULES + (EXPANDING_RULES if block and block[0] in expanding else PLAIN_RULES)
         renamed = re.sub(r"^_blocks\.(\d+)\.", lambda match: blocks[int(match[1])], _rename(name, rules))
-        if wanted.get(renamed) == value.shape:
+        if name.startswith("_") and wanted.get(renamed) == value.shape:
             state[renamed] = value
         else:
             unused.append(name)

@@ -44,13 +44,14 @@ def fetch_shared_files(package: str, names: Iterable[str], folder: Path) -> None
 
 
 def _unpack(archive: Path, names: set[str], folder: Path) -> None:
-    """Write the plain files of these names; whatever else a package holds is passed over."""
+    """Write the plain files of these names; whatever else a package holds is passed over, and what leads out of it."""
     with subprocess.Popen(["dpkg-deb", "--fsys-tarfile", archive], stdout=subprocess.PIPE) as process:
         try:
             with tarfile.open(fileobj=process.stdout, mode="r|") as files:
                 for member in files:
                     name = member.name.removeprefix(SHARED)
-                    content = files.extractfile(member) if member.isfile() and name in names else None
+                    wanted = member.isfile() and name in names and ".." not in Path(name).parts
+                    content = files.extractfile(member) if wanted else None
                     if content is not None:
                         write_file(folder / name, content.read())
         except tarfile.TarError as error:
