@@ -147,7 +147,7 @@ def test_masks_are_the_objects_to_a_pixel_and_have_no_halo(album: partial):
 
 def test_a_split_has_photographs_backgrounds_and_seconds_to_itself(album: partial):
     train, val, test = (album(split) for split in ("train", "val", "test"))
-    color = {name: world.subjects["lake"].cutouts[0].levels[0][24, 32, :3].tolist() for name, world in
+    color = {name: world.subjects["lake"].cutouts[0].colors[0][24, 32].tolist() for name, world in
              (("train", train), ("val", val), ("test", test))}  # fmt: skip
     assert color["train"] == list(BLUE)
     assert color["val"] == color["test"] == [20, 230, 230]
@@ -251,10 +251,10 @@ def test_a_silent_recording_is_named(tmp_path: Path):
 
 
 def test_a_photograph_is_cut_to_its_object(stamps: Path):
-    (pixels, *_), size = (cutout := read_cutout(stamps / "ruby.png", 0.7)).levels, cutout.size
-    assert size == 0.7
-    assert pixels.shape[:2] == pytest.approx((44, 44), abs=1)
-    assert (pixels[..., :3] == RED).all(), "also where it is transparent"
+    cutout = read_cutout(stamps / "ruby.png", 0.7)
+    assert cutout.size == 0.7
+    assert cutout.shape == pytest.approx((44, 44), abs=1)
+    assert (cutout.colors[0] == RED).all(), "also where it is transparent"
 
 
 @pytest.fixture

@@ -37,23 +37,32 @@ class Cutout:
     """A photograph of one object.
 
     Attributes:
-        levels: the photograph and it in halves, quarters, ...: uint8 (H, W, 4) each, RGB and alpha.
+        colors: the photograph and it in halves, quarters, ...: uint8 (H, W, 3) each, in RGB.
+        alphas: the same of its alpha channel, uint8 (H, W) each.
         size: what the size that is drawn for it is multiplied with.
     """
 
-    levels: tuple[np.ndarray, ...]
+    colors: tuple[np.ndarray, ...]
+    alphas: tuple[np.ndarray, ...]
     size: float
 
     @classmethod
     def of(cls, pixels: np.ndarray, size: float) -> "Cutout":
-        """Halve uint8 (H, W, 4), so that any smaller copy can be drawn without aliasing."""
+        """Halve uint8 (H, W, 4), RGB and alpha, so that any smaller copy can be drawn without aliasing."""
         levels = [pixels]
         while min(levels[-1].shape[:2]) >= 16:
             levels.append(cv2.resize(levels[-1], None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA))
-        return cls(tuple(levels), size)
+        colors = tuple(np.ascontiguousarray(level[..., :3]) for level in levels)
+        return cls(colors, tuple(np.ascontiguousarray(level[..., 3]) for level in levels), size)
 
-    def drawn(self, center: np.ndarray, scale: float, angle: float, flip: bool, size: int) -> np.ndarray:
-        """Float32 (S, S, 4) in [0, 1]: this object in an otherwise transparent image.
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(H, W) of the photograph."""
+        height, width = self.alphas[0].shape
+        return height, width
+
+    def placed(self, center: np.ndarray, scale: float, angle: float, flip: bool, size: int) -> tuple[int, np.ndarray]:
+        """Where this object comes in an image of S x S pixels.
 
         Args:
             center: of its box, x and y in image sides.
@@ -61,19 +70,17 @@ class Cutout:
             angle: in radians.
             flip: mirror it.
             size: S.
+
+        Returns:
+            the level to draw and the affine map, float (2, 3), of its pixels to those of the image.
         """
-        halvings = int(np.clip(np.floor(-np.log2(scale)), 0, len(self.levels) - 1))
-        pixels = self.levels[halvings]
-        height, width = pixels.shape[:2]
-        scale = scale * self.levels[0].shape[0] / height
+        level = int(np.clip(np.floor(-np.log2(scale)), 0, len(self.alphas) - 1))
+        height, width = self.alphas[level].shape
+        scale = scale * self.alphas[0].shape[0] / height
         x, y = scale * np.cos(angle), scale * np.sin(angle)
         turn = np.array([[-x if flip else x, -y], [-y if flip else y, x]])
         shift = center * size - 0.5 - turn @ ((width - 1) / 2, (height - 1) / 2)
-        matrix = np.column_stack([turn, shift])
-        # The rim keeps the colors of the object, so that no other color shines through it.
-        colors = cv2.warpAffine(pixels[..., :3], matrix, (size, size), borderMode=cv2.BORDER_REPLICATE)
-        alpha = cv2.warpAffine(pixels[..., 3], matrix, (size, size))
-        return np.dstack([colors, alpha]).astype(np.float32) / 255
+        return level, np.column_stack([turn, shift])
 
 
 @dataclass(frozen=True)
@@ -93,7 +100,7 @@ class PhotoBody:
     @classmethod
     def draw(cls, cutout: Cutout, scenery: PhotoScenery, rng: np.random.Generator) -> "PhotoBody":
         """Draw its place, its size, its motion and the light on it."""
-        height, width = cutout.levels[0].shape[:2]
+        height, width = cutout.shape
         size = float(np.exp(rng.uniform(*np.log(scenery.size)))) * cutout.size
         return cls(
             cutout=cutout,
@@ -112,22 +119,24 @@ class PhotoBody:
         """Where it stands: what stands lower in the image is nearer."""
         return float(self.center[1] + self.size / 2)
 
-    def layer(self, frame: float, size: int) -> np.ndarray:
-        """Float32 (S, S, 4) in [0, 1]: this body alone, RGB and alpha."""
-        height, width = self.cutout.levels[0].shape[:2]
-        scale = self.size * (1 + self.growth * frame) * size / np.sqrt(height * width)
+    def _placed(self, frame: float, size: int) -> tuple[int, np.ndarray]:
+        scale = self.size * (1 + self.growth * frame) * size / np.sqrt(np.prod(self.cutout.shape))
         center = bounce(self.center + frame * self.velocity)
-        return self.cutout.drawn(center, scale, self.angle + self.spin * frame, self.flip, size)
+        return self.cutout.placed(center, scale, self.angle + self.spin * frame, self.flip, size)
 
     def mask(self, frame: float, size: int) -> np.ndarray:
         """Bool (S, S): the pixels of this body alone."""
-        return self.layer(frame, size)[..., 3] > 0.5
+        level, matrix = self._placed(frame, size)
+        return cv2.warpAffine(self.cutout.alphas[level], matrix, (size, size)) > 127
 
     def paint(self, canvas: np.ndarray, frame: float) -> None:
         """Draw this body over a float (S, S, 3) canvas."""
-        layer = self.layer(frame, len(canvas))
-        alpha = layer[..., 3:]
-        canvas += alpha * (np.clip(layer[..., :3] * self.gain, 0, 1) - canvas)
+        level, matrix = self._placed(frame, len(canvas))
+        side = canvas.shape[:2]
+        # The rim keeps the colors of the object, so that no other color shines through it.
+        colors = cv2.warpAffine(self.cutout.colors[level], matrix, side, borderMode=cv2.BORDER_REPLICATE)
+        alpha = cv2.warpAffine(self.cutout.alphas[level], matrix, side)[..., None].astype(np.float32) / 255
+        canvas += alpha * (np.clip(colors * (self.gain / 255), 0, 1).astype(np.float32) - canvas)
 
 
 @dataclass(frozen=True)
