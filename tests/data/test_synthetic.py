@@ -13,7 +13,7 @@ from PIL import Image
 
 from transavs.data.avsbench import load_avsbench
 from transavs.data.synthetic.dataset import DIFFICULTIES, changing_sources, one_source, write_synthetic
-from transavs.data.synthetic.scenes import _bounce, render_clip
+from transavs.data.synthetic.scenes import bounce, render_clip
 from transavs.data.synthetic.sounds import SLOTS, gate, mix, with_gaps
 from transavs.media.images import read_mask
 
@@ -120,8 +120,8 @@ def test_which_object_sounds_does_not_depend_on_what_is_seen():
 def test_objects_stay_visible_and_masks_apart(difficulty):
     rng = np.random.default_rng(1)
     for _ in range(10):
-        looks = [kind.look for kind in difficulty.draw_kinds(rng).values()]
-        images, visible = render_clip(looks, difficulty.scenery, 5, 64, rng)
+        scene = difficulty.draw_scene(difficulty.draw_kinds(rng), 5, 64, rng)
+        images, visible = render_clip(scene, 5, rng)
         assert images.shape == (5, 64, 64, 3)
         assert images.dtype == np.uint8
         assert (visible.sum(0) <= 1).all()
@@ -145,11 +145,11 @@ def test_hard_classes_share_what_easy_ones_have_alone():
 
 
 def test_positions_bounce_inside_the_image():
-    positions = _bounce(np.linspace(-3, 3, 601))
+    positions = bounce(np.linspace(-3, 3, 601))
     assert positions.min() >= 0.14 - 1e-9
     assert positions.max() <= 0.86 + 1e-9
     assert np.abs(np.diff(positions)).max() <= 0.01 + 1e-9
-    assert _bounce(np.array(0.3)) == pytest.approx(0.3)
+    assert bounce(np.array(0.3)) == pytest.approx(0.3)
 
 
 def test_a_source_is_heard_in_its_seconds_only():

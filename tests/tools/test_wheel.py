@@ -29,7 +29,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
     source = folder / "source"  # a copy: what an older build has left in the checkout would go along
     for name in ("transavs", "tools", "datasets", "configs"):
-        data = shutil.ignore_patterns("synthetic", "AVSBench_*") if name == "datasets" else None
+        data = shutil.ignore_patterns("synthetic", "photos", "AVSBench_*") if name == "datasets" else None
         shutil.copytree(REPOSITORY / name, source / name, ignore=data)
     for name in ("setup.py", "setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(REPOSITORY / name, source)
@@ -91,6 +91,12 @@ def test_every_config_goes_along_and_types_too(installed: Path):
     assert (installed / "transavs/py.typed").is_file()
     configs = {path.relative_to(REPOSITORY) for path in REPOSITORY.glob("configs/**/*.yaml")}
     assert {path.relative_to(installed / "transavs") for path in installed.glob("transavs/**/*.yaml")} == configs
+
+
+def test_the_table_of_photographs_goes_along(installed: Path, tmp_path: Path):
+    done = run_command("transavs-prepare-photos", installed, "--stamps", "empty", folder=tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert "error: empty/tuxpaint/stamps/" in done.stderr
 
 
 def test_the_version_is_the_package_s_and_is_found_without_torch(installed: Path):

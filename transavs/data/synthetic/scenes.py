@@ -3,8 +3,9 @@
 Shape legend: S = side of the square image in pixels, T = frames of a clip.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol, TypeVar
 
 import cv2
 import numpy as np
@@ -14,6 +15,26 @@ Texture = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 PLACEMENT_TRIES = 60
 GRAIN_SIDE = 64  # cells of the noise on a natural surface
+
+
+class Placeable(Protocol):
+    """Whatever can be placed in a scene."""
+
+    def mask(self, frame: float, size: int) -> np.ndarray:
+        """Bool (S, S): its pixels as if it were alone."""
+
+
+Placed = TypeVar("Placed", bound=Placeable)
+
+
+class AnyScene(Protocol):
+    """What a clip shows, at any time in frames (seconds) of it."""
+
+    def image(self, frame: float, rng: np.random.Generator) -> np.ndarray:
+        """uint8 (S, S, 3) in RGB."""
+
+    def visible(self, frames: Iterable[float]) -> np.ndarray:
+        """The visible part of each object that may sound, bool (objects, T, S, S)."""
 
 
 def _polygon(corners: int, depth: float = 0.0) -> Outline:
@@ -117,7 +138,7 @@ class Body:
 
     def patch(self, frame: float, size: int) -> tuple[tuple[slice, slice], np.ndarray, np.ndarray]:
         """The part of an S x S frame around this body: its (row, column) slices and the body's own u, v there."""
-        center = _bounce(self.center + frame * self.velocity)
+        center = bounce(self.center + frame * self.velocity)
         radius, angle = self.radius * (1 + self.growth * frame), self.angle + self.spin * frame
         low = np.clip(np.floor((center - radius) * size), 0, size).astype(int)
         high = np.clip(np.ceil((center + radius) * size), 0, size).astype(int)
@@ -145,13 +166,13 @@ class Body:
         canvas[where] = np.where(self.look.outline(u, v)[..., None], colors, canvas[where])
 
 
-def _bounce(position: np.ndarray, margin: float = 0.14) -> np.ndarray:
+def bounce(position: np.ndarray, margin: float = 0.14) -> np.ndarray:
     """Reflect a position at the image's borders, ``margin`` inside them."""
     span = 1 - 2 * margin
     return margin + span - np.abs((position - margin) % (2 * span) - span)
 
 
-def _noise(side: int, channels: int, rng: np.random.Generator) -> np.ndarray:
+def noise(side: int, channels: int, rng: np.random.Generator) -> np.ndarray:
     """Float32 (side, side, channels) of zero mean and unit deviation, as strong at each octave, as photographs are."""
     total = np.zeros((side, side, channels), dtype=np.float32)
     cells = 2
@@ -166,7 +187,7 @@ def _grain(rng: np.random.Generator) -> np.ndarray:
     """Brightness over a natural surface: lit from one side, with noise."""
     slope = np.linspace(-1, 1, GRAIN_SIDE)
     light = rng.normal(0, 0.2, 2)
-    brightness = 1 + light[0] * slope[:, None] + light[1] * slope + 0.18 * _noise(GRAIN_SIDE, 1, rng)[..., 0]
+    brightness = 1 + light[0] * slope[:, None] + light[1] * slope + 0.18 * noise(GRAIN_SIDE, 1, rng)[..., 0]
     return brightness.clip(0.3, 1.7)
 
 
@@ -188,14 +209,14 @@ def _random_body(look: Look, scenery: Scenery, rng: np.random.Generator) -> Body
     )
 
 
-def _background(size: int, scenery: Scenery, rng: np.random.Generator) -> np.ndarray:
+def background(size: int, scenery: Scenery, rng: np.random.Generator) -> np.ndarray:
     """Float (S, S, 3): a color gradient with soft blotches; a natural one has noise at all scales and clutter."""
     corners = rng.uniform(0.15, 0.6, (2, 2, 3)).astype(np.float32)
     canvas = cv2.resize(corners, (size, size), interpolation=cv2.INTER_LINEAR)
     if not scenery.natural:
         blotches = rng.normal(0, 0.08, (6, 6, 3)).astype(np.float32)
         return canvas + cv2.resize(blotches, (size, size), interpolation=cv2.INTER_CUBIC)
-    canvas = canvas * (1 + 0.2 * _noise(size, 1, rng)) + 0.03 * _noise(size, 3, rng)
+    canvas = canvas * (1 + 0.2 * noise(size, 1, rng)) + 0.03 * noise(size, 3, rng)
     for _ in range(rng.integers(scenery.clutter + 1)):
         texture = TEXTURES[rng.integers(len(TEXTURES))]
         thing = _random_body(Look(_blob(rng), texture, None), scenery, rng)
@@ -203,30 +224,31 @@ def _background(size: int, scenery: Scenery, rng: np.random.Generator) -> np.nda
     return canvas
 
 
-def _lone_masks(bodies: list[Body], frames: Iterable[float], size: int) -> np.ndarray:
+def lone_masks(bodies: Sequence[Placeable], frames: Iterable[float], size: int) -> np.ndarray:
     """Bool (objects, T, S, S): each body as if alone."""
     frames = list(frames)
     return np.array([[body.mask(frame, size) for frame in frames] for body in bodies])
 
 
-def _occlude(masks: np.ndarray) -> np.ndarray:
+def occlude(masks: np.ndarray) -> np.ndarray:
     """Cut from each object what later ones cover; takes and gives bool (objects, T, S, S)."""
     covered = np.cumsum(masks[::-1], axis=0, dtype=np.uint8)[::-1] - masks > 0
     return masks & ~covered
 
 
-def _place(
-    looks: list[Look], scenery: Scenery, frames: int, rng: np.random.Generator, draft_size: int = 48
-) -> list[Body]:
-    """Draw bodies until each shows enough of itself in every frame, judged on a small draft."""
-    best, best_share = [], -1.0
+def place(
+    draw: Callable[[], list[Placed]], min_visible: float, frames: Iterable[float], draft_size: int = 48
+) -> list[Placed]:
+    """Draw bodies, the last in front, until each shows ``min_visible`` of itself in every frame of a small draft."""
+    best: list[Placed] = []
+    best_share, frames = -1.0, list(frames)
     for _ in range(PLACEMENT_TRIES):
-        bodies = [_random_body(look, scenery, rng) for look in looks]
-        alone = _lone_masks(bodies, range(frames), draft_size)
-        share = float((_occlude(alone).sum((2, 3)) / np.maximum(alone.sum((2, 3)), 1)).min())
+        bodies = draw()
+        alone = lone_masks(bodies, frames, draft_size)
+        share = float((occlude(alone).sum((2, 3)) / np.maximum(alone.sum((2, 3)), 1)).min())
         if share > best_share:
             best, best_share = bodies, share
-        if share >= scenery.min_visible:
+        if share >= min_visible:
             break
     return best
 
@@ -241,7 +263,11 @@ class Scene:
     @classmethod
     def draw(cls, looks: list[Look], scenery: Scenery, frames: int, size: int, rng: np.random.Generator) -> "Scene":
         """Place a body per look so that all can be seen in each of the first ``frames`` frames."""
-        return cls(_place(looks, scenery, frames, rng), _background(size, scenery, rng))
+
+        def draw() -> list[Body]:
+            return [_random_body(look, scenery, rng) for look in looks]
+
+        return cls(place(draw, scenery.min_visible, range(frames)), background(size, scenery, rng))
 
     def image(self, frame: float, rng: np.random.Generator) -> np.ndarray:
         """uint8 (S, S, 3) in RGB, with a little noise."""
@@ -253,24 +279,19 @@ class Scene:
 
     def visible(self, frames: Iterable[float]) -> np.ndarray:
         """The visible part of each body, bool (objects, T, S, S)."""
-        return _occlude(_lone_masks(self.bodies, frames, len(self.backdrop)))
+        return occlude(lone_masks(self.bodies, frames, len(self.backdrop)))
 
 
-def render_clip(
-    looks: list[Look], scenery: Scenery, frames: int, size: int, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
+def render_clip(scene: AnyScene, frames: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Draw one clip.
 
     Args:
-        looks: one per object.
-        scenery: how they are placed, and on what.
+        scene: what it shows.
         frames: T.
-        size: S, in pixels.
         rng: source of every random choice.
 
     Returns:
         images uint8 (T, S, S, 3) in RGB and the visible part of each object, bool (objects, T, S, S).
     """
-    scene = Scene.draw(looks, scenery, frames, size, rng)
     images = np.stack([scene.image(frame, rng) for frame in range(frames)])
     return images, scene.visible(range(frames))

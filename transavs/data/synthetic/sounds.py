@@ -4,7 +4,7 @@ A timbre takes a random generator, a number of samples and a sample rate and ret
 unit peak; ``pitch`` multiplies all of its frequencies. Shorthand: f0 = fundamental in Hz.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -137,7 +137,7 @@ def with_gaps(sounding: np.ndarray, gaps: float, rng: np.random.Generator) -> np
 
 
 def mix(
-    timbres: list[Timbre], sounding: np.ndarray, soundscape: Soundscape, sample_rate: int, rng: np.random.Generator
+    timbres: Sequence[Timbre], sounding: np.ndarray, soundscape: Soundscape, sample_rate: int, rng: np.random.Generator
 ) -> np.ndarray:
     """Sum of the sources of one clip over noise.
 

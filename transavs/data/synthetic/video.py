@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from transavs.data.synthetic.dataset import DIFFICULTIES, LARGEST, SAMPLE_RATE, SMALLEST, Difficulty, changing_sources
-from transavs.data.synthetic.scenes import Scene
+from transavs.data.synthetic.dataset import DIFFICULTIES, LARGEST, SAMPLE_RATE, SMALLEST, World, changing_sources
+from transavs.data.synthetic.scenes import AnyScene
 from transavs.media.video_writer import VideoWriter
 from transavs.utils.errors import AVSInputError, choose
 
@@ -28,17 +28,17 @@ class Shot:
         wave: float32 (samples,), what is heard.
     """
 
-    scene: Scene
+    scene: AnyScene
     sounding: np.ndarray
     wave: np.ndarray
 
     @classmethod
-    def draw(cls, difficulty: Difficulty, side: int, rng: np.random.Generator) -> "Shot":
+    def draw(cls, world: World, side: int, rng: np.random.Generator) -> "Shot":
         """Draw a clip of MS3 on a square image of ``side`` pixels."""
-        kinds = difficulty.draw_kinds(rng).values()
-        scene = Scene.draw([kind.look for kind in kinds], difficulty.scenery, SCENE_SECONDS, side, rng)
-        sounding = changing_sources(len(kinds), SCENE_SECONDS, difficulty.mute, rng)
-        return cls(scene, sounding, difficulty.mix(kinds, sounding, rng).astype(np.float32))
+        kinds = world.draw_kinds(rng)
+        scene = world.draw_scene(kinds, SCENE_SECONDS, side, rng)
+        sounding = changing_sources(len(kinds), SCENE_SECONDS, world.mute, rng)
+        return cls(scene, sounding, world.mix(kinds.values(), sounding, rng).astype(np.float32))
 
     def truth(self, time: float, size: tuple[int, int]) -> np.ndarray:
         """Bool (H, W): what sounds at ``time`` seconds after the cut."""
@@ -53,6 +53,7 @@ def write_synthetic_video(
     frame_rate: float,
     size: tuple[int, int],
     difficulty: str = "hard",
+    world: World | None = None,
     seed: int = 0,
 ) -> list[Shot]:
     """Write a video with sound; the same arguments give the same pictures and sounds.
@@ -63,6 +64,7 @@ def write_synthetic_video(
         frame_rate: frames per second.
         size: (H, W) in pixels; scenes are square and stretched to it.
         difficulty: key of DIFFICULTIES.
+        world: what else it is made of.
         seed: of every random choice.
 
     Returns:
@@ -72,7 +74,7 @@ def write_synthetic_video(
         AVSInputError: a number is out of its range, there is no such difficulty, or see
             :class:`transavs.media.video_writer.VideoWriter`.
     """
-    chosen = choose(DIFFICULTIES, difficulty, "difficulty")
+    chosen = world or choose(DIFFICULTIES, difficulty, "difficulty")
     if not 1 <= seconds * frame_rate < np.inf or not 0 < seconds <= LONGEST or seed < 0:
         raise AVSInputError(
             f"{seconds} s at {frame_rate} frames per second, seed {seed}: give a frame or more, up to {LONGEST} s, "
