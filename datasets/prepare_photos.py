@@ -47,7 +47,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--table", type=Path, default=TABLE, help="csv of the classes and their files")
     parser.add_argument("--subsets", nargs="+", choices=sorted(LAYOUTS), default=sorted(LAYOUTS))
     parser.add_argument(
-        "--clips", nargs=3, type=int, default=(600, 40, 80), metavar=tuple(SPLITS), help="clips in each split"
+        "--clips", nargs=3, type=int, default=(800, 40, 80), metavar=tuple(SPLITS), help="clips in each split"
     )
     parser.add_argument("--size", type=int, default=224, help="side of the frames in pixels")
     parser.add_argument("--log-mel", action="store_true", help="write AVSBench's log-mel pickles, too, of S4 and MS3")

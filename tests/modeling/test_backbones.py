@@ -94,7 +94,7 @@ def test_weights_of_the_whole_timm_model_from_a_file(tmp_path: Path):
     torch.save(whole.state_dict(), tmp_path / "resnet10t.pth")
     backbone = make_backbone("resnet10t", weights=str(tmp_path / "resnet10t.pth"))
     assert torch.equal(backbone.body.layer3[0].conv1.weight, whole.layer3[0].conv1.weight)
-    with pytest.raises(AVSInputError, match=r"MODEL\.TIMM: 'resnet10t' with weights '.*gone\.pth' cannot be built"):
+    with pytest.raises(AVSInputError, match=r"MODEL\.TIMM\.WEIGHTS: .*gone\.pth does not exist"):
         make_backbone("resnet10t", weights=str(tmp_path / "gone.pth"))
 
 

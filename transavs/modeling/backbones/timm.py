@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from itertools import accumulate, takewhile
+from pathlib import Path
 from typing import Any
 
 import timm
@@ -57,6 +58,10 @@ class TimmBackbone(Backbone):
                 loaded.
         """
         super().__init__()
+        if weights and not Path(weights).is_file():  # timm would say nothing
+            raise AVSInputError(
+                f"MODEL.TIMM.WEIGHTS: {weights} does not exist: name another file, or make it (datasets/README.md)"
+            )
         options: dict[str, Any] = {"in_chans": in_channels}
         if drop_path_rate:
             options["drop_path_rate"] = drop_path_rate
