@@ -253,7 +253,9 @@ def test_models_with_stages_are_timms_bit_for_bit(config: str, name: str, option
     drop = {"drop_path_rate": cfg.MODEL.TIMM.DROP_PATH_RATE} if cfg.MODEL.TIMM.DROP_PATH_RATE else {}
     reference = timm.create_model(name, features_only=True, **options, **drop).eval()
     state = reference.state_dict()
-    assert {key.removeprefix("body."): value for key, value in backbone.state_dict().items()}.keys() == state.keys()
+    ours = {key.removeprefix("body."): value for key, value in backbone.state_dict().items()}
+    assert ours.keys() == state.keys()
+    assert all(torch.equal(ours[key], value) for key, value in state.items())
     images = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
         expected = reference(images)
