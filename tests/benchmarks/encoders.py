@@ -1,3 +1,4 @@
+#!/usr/bin/env python
 """The table of docs/models.md: strides, channels, parameters and operations of each encoder.
 
 python tests/benchmarks/encoders.py
@@ -8,11 +9,11 @@ from pathlib import Path
 
 import torch
 from detectron2.modeling import build_backbone
+from tabulate import tabulate
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
+sys.path.insert(0, str(Path(__file__).parents[1]))
 from helpers.repository import REPOSITORY
 
 from transavs.config.load import load_config
@@ -44,11 +45,13 @@ def measure(*options: str) -> tuple[str, str, float, float]:
 
 
 def main() -> None:
-    *_, reference = rows = measure()
-    for name, row in [("ResNet-50", rows), *((name, measure_timm(name)) for name in NAMES)]:
-        strides, channels, parameters, operations = row
-        print(f"| `{name}` | {strides} | {channels} | {parameters:.1f} M | {operations / reference:.2f} |", flush=True)
-    print(f"ResNet-50: {reference:.2f} * 10^9 operations at {SIZE} x {SIZE}")
+    *_, reference = plain = measure()
+    rows = [("ResNet-50", *plain), *((name, *measure_timm(name)) for name in NAMES)]
+    header = ("encoder", "strides", "channels", "M parameters", "x ResNet-50")
+    table = tabulate(
+        [(*row[:4], row[4] / reference) for row in rows], header, "github", floatfmt=(*3 * "g", ".1f", ".2f")
+    )
+    sys.stdout.write(f"{table}\n\nResNet-50: {reference:.2f} * 10^9 operations at {SIZE} x {SIZE}\n")
 
 
 def measure_timm(name: str) -> tuple[str, str, float, float]:
