@@ -152,6 +152,20 @@ def test_timm_weights_compute_the_same(tmp_path: Path, name: str):
         torch.testing.assert_close(ours(images)["res5"], expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("name", ["test_vit", "vit_small_patch14_dinov2"])
+def test_weights_of_a_plain_vit_leave_the_pyramid_alone(tmp_path: Path, name: str):
+    torch.manual_seed(0)
+    original = timm.create_model(name, pretrained=False).state_dict()
+    safetensors.torch.save_file(original, tmp_path / "in.safetensors")
+    conversion = convert_weights("timm", tmp_path / "in.safetensors", tmp_path / "out.pth", model=name)
+    assert {unused.split(".")[0] for unused in conversion.unused} <= {"head", "norm", "fc_norm"}
+    found = read_weights(tmp_path / "out.pth")
+    assert {f"backbone.body.model.{key}" for key in original} - found.keys() == {
+        f"backbone.body.model.{key}" for key in conversion.unused
+    }
+    assert all(torch.equal(value, original[key.removeprefix("backbone.body.model.")]) for key, value in found.items())
+
+
 def vggish_in_numpy(state: dict[str, np.ndarray], examples: np.ndarray) -> np.ndarray:
     """VGGish written out without torch: (M, 96, 64) -> (M, 128)."""
     x = examples[..., None]  # M, time, mel, channel

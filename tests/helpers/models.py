@@ -10,7 +10,7 @@ from transavs.config.load import load_config
 from transavs.data import AVSDatasetMapper
 from transavs.inference.backends import ClipFormat, PyTorchBackend
 from transavs.inference.export import random_clips
-from transavs.modeling import AudioQueryDecoder, TransAVS
+from transavs.modeling import AudioQueryDecoder, TimmBackbone, TransAVS
 
 CLASSES = ("background", "dog", "guitar", "tuba")
 
@@ -36,6 +36,22 @@ def make_decoder(**changes) -> AudioQueryDecoder:
         "deep_supervision": True,
     }
     return AudioQueryDecoder(**(settings | changes))
+
+
+def make_backbone(name: str, **changes) -> TimmBackbone:
+    torch.manual_seed(0)
+    settings = {
+        "name": name,
+        "in_channels": 3,
+        "image_size": 64,
+        "out_features": ["res2", "res3", "res4", "res5"],
+        "pretrained": False,
+        "weights": "",
+        "drop_path_rate": 0.0,
+        "frozen_stages": 0,
+        "out_norm": "",
+    }
+    return TimmBackbone(**(settings | changes))
 
 
 def make_features(frames: int) -> tuple[torch.Tensor, list[torch.Tensor]]:

@@ -9,6 +9,7 @@ import torch
 import yaml
 from detectron2.data import build_detection_test_loader
 from detectron2.modeling import build_backbone, build_model
+from helpers.models import make_backbone
 from helpers.repository import REPOSITORY
 from torch import nn
 
@@ -16,30 +17,14 @@ from transavs import AVSInputError
 from transavs.config.load import load_config
 from transavs.data import AVSDatasetMapper
 from transavs.engine.solver import build_optimizer
-from transavs.modeling import TimmBackbone
 
 SWIN = "swin_tiny_patch4_window7_224"
-
-
-def make_backbone(name: str, **changes) -> TimmBackbone:
-    torch.manual_seed(0)
-    settings = {
-        "name": name,
-        "in_channels": 3,
-        "image_size": 64,
-        "out_features": ["res2", "res3", "res4", "res5"],
-        "pretrained": False,
-        "weights": "",
-        "drop_path_rate": 0.0,
-        "frozen_stages": 0,
-        "out_norm": "",
-    }
-    return TimmBackbone(**(settings | changes))
 
 
 NAMES = [
     *("resnet10t", "swin_tiny_patch4_window7_224", "pvt_v2_b0", "convnext_atto"),
     *("tf_efficientnet_lite0", "efficientnet_b0", "mobilenetv3_large_100"),  # keep their stages in a list
+    "sam2_hiera_tiny",  # is left whole
 ]
 
 
@@ -136,9 +121,15 @@ def test_models_that_do_not_fit():
     with pytest.raises(AVSInputError, match=r"'no_such_model' .* cannot be built"):
         make_backbone("no_such_model")
     with pytest.raises(AVSInputError, match="gives no pyramid of features"):
-        make_backbone("vit_tiny_patch16_224")
+        make_backbone("sequencer2d_s")
     with pytest.raises(AVSInputError, match=r"'twins_svt_small' does not show its stages: set FROZEN_STAGES to 0"):
         make_backbone("twins_svt_small", frozen_stages=1)
+    with pytest.raises(AVSInputError, match=r"'resnet10t' does not show its layers: set LAYER_DECAY to 1\.0"):
+        make_backbone("resnet10t", layer_decay=0.8)
+    with pytest.raises(AVSInputError, match=r"'sam2_hiera_tiny' .* set INPUT\.IMAGE_SIZE to a multiple of 32$"):
+        make_backbone("sam2_hiera_tiny", image_size=80)
+    with pytest.raises(AVSInputError, match=r"'mixer_s32_224' .* set INPUT\.IMAGE_SIZE to a multiple of 32$"):
+        make_backbone("mixer_s32_224", image_size=80)
 
 
 def test_the_example_of_the_docs_trains(tiny_cfg, ms3_records: list[dict], tmp_path: Path):

@@ -90,8 +90,9 @@ def convert_timm(path: str | Path, model: str | None) -> Conversion:
         drop_path_rate=0.0,
         frozen_stages=0,
     )
-    state = backbone.state_dict()
-    kept = {name.removeprefix("body.").replace("_", ".") for name in state}
+    # Without the pyramid of a plain ViT, which the file says nothing of.
+    state = {name: value for name, value in backbone.state_dict().items() if name.startswith("body.")}
+    kept = {name.removeprefix("body.").removeprefix("model.").replace("_", ".") for name in state}
     return Conversion(
         {VISUAL_PREFIX + name: value for name, value in state.items()},
         [name for name in found if name.replace("_", ".") not in kept],

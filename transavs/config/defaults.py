@@ -86,10 +86,12 @@ def _add_backbone_config(cfg: CN) -> None:
     cfg.MODEL.TIMM.WEIGHTS = ""
     # Rate of stochastic depth; 0 leaves the model's own default.
     cfg.MODEL.TIMM.DROP_PATH_RATE = 0.0
-    # Leading stages, with what comes before them, that are not trained.
+    # Leading stages, with what comes before them, that are not trained. In a plain ViT each block is a stage.
     cfg.MODEL.TIMM.FROZEN_STAGES = 0
     # Norm of each feature that the backbone gives, for models that leave theirs without one, such as Swin: "LN" or "".
     cfg.MODEL.TIMM.OUT_NORM = ""
+    # Factor of the learning rate from each layer to the one before it, for ViTs and Hiera; 1 = the same for all.
+    cfg.MODEL.TIMM.LAYER_DECAY = 1.0
 
     # Names of modules whose activations are computed again in the backward pass, "*" for any characters, such as
     # ["backbone.res?.*", "query_decoder.decoder.*"]: less memory, more time.

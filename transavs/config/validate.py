@@ -27,6 +27,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "TEST.EVAL_PERIOD": (0, math.inf),
     "SOLVER.IMS_PER_BATCH": (1, math.inf),
     "SOLVER.CHECKPOINT_PERIOD": (1, math.inf),
+    "MODEL.TIMM.LAYER_DECAY": (0, 1),
     "MODEL.SEM_SEG_HEAD.NUM_CLASSES": (2, 2**16),
     "MODEL.MSDEFORMATTN.NHEADS": (1, math.inf),
     "MODEL.MSDEFORMATTN.NUM_POINTS": (1, math.inf),
