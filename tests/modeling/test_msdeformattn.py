@@ -182,11 +182,15 @@ def test_channels_that_heads_do_not_divide(tiny_cfg):
         build_model(tiny_cfg)
 
 
-def test_two_iterations_move_every_parameter(tiny_cfg, tiny_catalog: None, tmp_path: Path):
+@pytest.mark.parametrize("amp", [False, True])
+def test_two_iterations_move_every_parameter(tiny_cfg, tiny_catalog: None, tmp_path: Path, amp: bool):
     tiny_cfg.merge_from_list([*TINY_DEFORMABLE, "OUTPUT_DIR", str(tmp_path), "SOLVER.MAX_ITER", 2])
     tiny_cfg.MODEL.ACTIVATION_CHECKPOINTING = ["pixel_decoder.transformer.encoder.layers.*"]
+    tiny_cfg.SOLVER.AMP.ENABLED = amp  # in bfloat16
     trainer = AVSTrainer(tiny_cfg)
     decoder = trainer.model.pixel_decoder
+    groups = [group for group in trainer._trainer.optimizer.param_groups if group["weight_decay"] == 0]
+    assert any(one is decoder.transformer.level_embed for group in groups for one in group["params"])
     before = {name: value.detach().clone() for name, value in decoder.named_parameters()}
     with EventStorage() as trainer.storage:
         for trainer.iter in range(2):
