@@ -177,7 +177,7 @@ def assert_found(outcome: tuple[int, dict], kind: str, path: Path | str) -> None
 
 
 @pytest.mark.parametrize(
-    ("folder", "trees"), [("", 6), ("synthetic", 3), ("AVSBench_object", 2), ("AVSBench_semantic", 1)]
+    ("folder", "trees"), [("", 3 * len(SOURCES)), ("synthetic", 3), ("AVSBench_object", 2), ("AVSBench_semantic", 1)]
 )
 def test_nothing_is_found_in_a_whole_tree(tiny_datasets: Path, doctor: Callable, folder: str, trees: int):
     status, report = doctor(tiny_datasets / folder, "--no-counts")
