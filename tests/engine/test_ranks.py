@@ -80,7 +80,7 @@ def rank_of(process: subprocess.Popen, rank: int) -> int:
 
 
 def assert_ends_with_an_error(process: subprocess.Popen) -> str:
-    output, _ = process.communicate(timeout=60)
+    output, _ = process.communicate(timeout=300)
     assert process.returncode != 0
     return output
 
