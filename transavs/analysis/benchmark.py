@@ -52,7 +52,7 @@ PANELS = ("inference ms", "training ms", "inference MB", "training MB")  # of a 
 
 @dataclass(frozen=True)
 class Workload:
-    """What models are given to do, and how they do it.
+    """Work that models are given, and how they do it.
 
     Attributes:
         clips: in a batch.

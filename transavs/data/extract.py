@@ -81,7 +81,7 @@ class RawClip:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a clip: what is wrong with its video, "" for nothing, and what is worth a word."""
+    """Result for one clip: what is wrong with its video, "" for nothing, and what is worth a word."""
 
     fault: str
     warnings: tuple[str, ...]
@@ -243,7 +243,7 @@ def _write_missing(clip: RawClip) -> None:
 
 
 def _places(raw: Path, subset: str, names: dict[str, str], is_only_clip: bool) -> tuple[str, ...]:
-    """Where the video of a clip may lie; by the name of its source too, unless several clips are cut from that."""
+    """Paths where a clip's video may lie; by the name of its source too, unless several clips are cut from that."""
     called = [names["video"], *([names["source"]] if names["source"] and is_only_clip else [])]
     return tuple(
         str(raw / folder.format(**names) / f"{name}{suffix}")

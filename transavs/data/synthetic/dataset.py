@@ -28,11 +28,11 @@ from transavs.data.avsbench import COLUMNS_OF_OURS, LAYOUTS, SOURCES, Layout
 from transavs.data.synthetic import sounds as synthetic_sounds
 from transavs.data.synthetic.scenes import OUTLINES, TEXTURES, AnyScene, Look, Scene, Scenery, render_clip
 from transavs.data.synthetic.sounds import Soundscape, Timbre
+from transavs.media.audio_file import SAMPLE_RATE
 from transavs.media.images import voc_palette
 from transavs.utils.atomic_files import atomic_write, write_file, write_image
 from transavs.utils.errors import AVSInputError, choose
 
-SAMPLE_RATE = 16000
 FAMILIES: tuple[Callable[..., np.ndarray], ...] = (
     *(synthetic_sounds.violin, synthetic_sounds.bell, synthetic_sounds.siren),
     *(synthetic_sounds.motor, synthetic_sounds.surf, synthetic_sounds.bird),
@@ -45,7 +45,7 @@ FAST_PNG = [cv2.IMWRITE_PNG_COMPRESSION, 1]
 
 
 class World(Protocol):
-    """What clips are made of: classes, and how they look and sound."""
+    """Material of clips: classes, and how they look and sound."""
 
     @property
     def mute(self) -> float:

@@ -62,7 +62,7 @@ class Cutout:
         return height, width
 
     def placed(self, center: np.ndarray, scale: float, angle: float, flip: bool, size: int) -> tuple[int, np.ndarray]:
-        """Where this object comes in an image of S x S pixels.
+        """Place this object in an image of S x S pixels.
 
         Args:
             center: of its box, x and y in image sides.
@@ -116,7 +116,7 @@ class PhotoBody:
 
     @property
     def depth(self) -> float:
-        """Where it stands: what stands lower in the image is nearer."""
+        """Order of drawing: what stands lower in the image is nearer."""
         return float(self.center[1] + self.size / 2)
 
     def _placed(self, frame: float, size: int) -> tuple[int, np.ndarray]:
@@ -141,7 +141,7 @@ class PhotoBody:
 
 @dataclass(frozen=True)
 class Backdrop:
-    """What is behind the bodies: a part of a photograph that the camera pans over."""
+    """Background behind the bodies: a part of a photograph that the camera pans over."""
 
     pixels: np.ndarray  # float32 (MARGIN * S, MARGIN * S, 3), RGB in [0, 1]
     pan: np.ndarray  # (2,) image sides per frame

@@ -28,7 +28,7 @@ Placed = TypeVar("Placed", bound=Placeable)
 
 
 class AnyScene(Protocol):
-    """What a clip shows, at any time in frames (seconds) of it."""
+    """Content of a clip, at any time in frames (seconds) of it."""
 
     def image(self, frame: float, rng: np.random.Generator) -> np.ndarray:
         """uint8 (S, S, 3) in RGB."""

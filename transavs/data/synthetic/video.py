@@ -8,8 +8,9 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from transavs.data.synthetic.dataset import DIFFICULTIES, LARGEST, SAMPLE_RATE, SMALLEST, World, changing_sources
+from transavs.data.synthetic.dataset import DIFFICULTIES, LARGEST, SMALLEST, World, changing_sources
 from transavs.data.synthetic.scenes import AnyScene
+from transavs.media.audio_file import SAMPLE_RATE
 from transavs.media.video_writer import VideoWriter
 from transavs.utils.errors import AVSInputError, choose
 

@@ -202,7 +202,7 @@ class TimmBackbone(Backbone):
 
 
 def _size_option(name: str, image_size: int) -> dict[str, Any]:
-    """What timm is to be told of the size of images."""
+    """Options that tell timm the size of images."""
     if is_model_in_modules(name, DYNAMIC_IF_ASKED):
         return {"dynamic_img_size": True}
     settings = timm.get_pretrained_cfg(name, allow_unregistered=True)

@@ -23,7 +23,7 @@ from transavs.utils.precision import without_autocast
 
 
 class Levels(NamedTuple):
-    """Where the pixels of all levels are.
+    """Sizes of all levels, and the places of their pixels.
 
     Attributes:
         sizes: height and width of each level, in its pixels.
@@ -48,6 +48,11 @@ class Levels(NamedTuple):
             centers.append(torch.stack(grid, 2).flatten(0, 1))
         extents = torch.tensor([(width, height) for height, width in sizes], device=device)
         return cls(sizes, extents, torch.cat(centers))
+
+    def to_maps(self, tokens: Tensor) -> list[Tensor]:
+        """Tokens (F, Q, channels) -> feature maps (F, channels, h, w) of each level."""
+        split = tokens.split([height * width for height, width in self.sizes], 1)
+        return [part.transpose(1, 2).unflatten(2, size) for part, size in zip(split, self.sizes, strict=True)]
 
 
 def paired_sine_positions(height: int, width: int, channels: int, device: torch.device) -> Tensor:
@@ -125,11 +130,7 @@ class MSDeformAttn(nn.Module):
             locations = levels.centers[:, None, None, None] + offsets / levels.extents[:, None]
             weights = self.attention_weights(queries.float()).unflatten(2, (heads, -1)).softmax(3)
             weights = weights.unflatten(3, self.shape[1:])
-            split = values.float().split([height * width for height, width in levels.sizes], 1)
-            maps = [
-                part.transpose(1, 2).unflatten(1, (heads, -1)).unflatten(3, size).flatten(0, 1)
-                for part, size in zip(split, levels.sizes, strict=True)
-            ]
+            maps = [level.unflatten(1, (heads, -1)).flatten(0, 1) for level in levels.to_maps(values.float())]
             attended = sample_and_sum(
                 maps, locations.transpose(1, 2).flatten(0, 1), weights.transpose(1, 2).flatten(0, 1)
             )
@@ -182,8 +183,7 @@ class MSDeformAttnTransformer(nn.Module):
         )
         for layer in self.encoder.layers:
             tokens = layer(tokens, positions, levels)
-        split = tokens.split([height * width for height, width in levels.sizes], 1)
-        return [part.transpose(1, 2).unflatten(2, size) for part, size in zip(split, levels.sizes, strict=True)]
+        return levels.to_maps(tokens)
 
 
 @SEM_SEG_HEADS_REGISTRY.register()
