@@ -97,7 +97,7 @@ class GuardedTrainer(SimpleTrainer):
     def _add_gradient(self, batch: Batch) -> dict[str, Tensor]:
         """Add a batch's share to the gradient; returns its losses."""
         with autocast(self._precision, self._device_type):
-            losses: dict[str, Tensor] = self.model(batch)
+            losses = self.model(batch)
         self.grad_scaler.scale(sum(losses.values()) / self._accumulate).backward()
         return {name: loss.detach() for name, loss in losses.items()}
 
