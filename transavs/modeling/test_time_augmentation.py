@@ -56,6 +56,5 @@ class AVSWithTTA(nn.Module):
 def _augmented(images: Tensor, size: int, mirrored: bool) -> Tensor:
     """Scale frames (T, 3, S, S) to ``size`` if it is neither 0 nor S, and mirror them."""
     if size not in (0, images.shape[-1]):
-        scaled = F.interpolate(images.float(), size=(size, size), mode="bilinear", align_corners=False, antialias=True)
-        images = scaled.round().to(images.dtype)
+        images = F.interpolate(images.float(), size=(size, size), mode="bilinear", align_corners=False, antialias=True)
     return images.flip(-1) if mirrored else images
