@@ -25,6 +25,7 @@ class TransAVS(AVSModel):
     """Audio queries attend to the image and decode into masks of the objects that sound."""
 
     pixel_decoder: Any  # an nn.Module with forward_features
+    network = "predict"
 
     @configurable
     def __init__(self, *, pixel_decoder: nn.Module, query_decoder: nn.Module, criterion: nn.Module, **parts: Any):
