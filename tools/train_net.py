@@ -29,7 +29,9 @@ def import_modules(names: list[str]) -> None:
         try:
             importlib.import_module(name)
         except ImportError as error:
-            raise AVSInputError(f"--import {name}: {one_line(error)}: name a module of this folder or PYTHONPATH") from error
+            raise AVSInputError(
+                f"--import {name}: {one_line(error)}: name a module of this folder or PYTHONPATH"
+            ) from error
 
 
 def setup(args: Namespace) -> CfgNode:

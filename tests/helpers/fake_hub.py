@@ -3,11 +3,11 @@
 import base64
 import hashlib
 import json
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from threading import Thread
 from urllib.parse import unquote, urlsplit
 
@@ -113,5 +113,5 @@ def fake_hub() -> Iterator[FakeHub]:
         server.server_close()
 
 
-def files_of(folder: str | os.PathLike) -> Files:
-    return {entry.name: open(entry.path, "rb").read() for entry in os.scandir(folder)}  # noqa: SIM115
+def files_of(folder: Path) -> Files:
+    return {path.name: path.read_bytes() for path in Path(folder).iterdir()}

@@ -76,9 +76,7 @@ def shared(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("shared") / "tiny-avs"
     results = folder.with_name("results.json")
     results.write_text(json.dumps(RESULTS))
-    AVSPredictor.from_checkpoint(checkpoint, device="cpu").save_pretrained(
-        folder, license="cc-by-4.0", results=results
-    )
+    AVSPredictor.from_checkpoint(checkpoint, device="cpu").save_pretrained(folder, license="cc-by-4.0", results=results)
     return folder
 
 
@@ -86,11 +84,18 @@ def shared(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
     """A hub of this process, whose cache is empty."""
     with fake_hub() as started:
-        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", started.address)
+        go_to(started.address, monkeypatch)
         monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub_cache"))
         for name, value in (started.environment | {"FVCORE_CACHE": str(tmp_path / "url_cache")}).items():
             monkeypatch.setenv(name, value)
         yield started
+
+
+def go_to(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What HF_ENDPOINT does, which is read when huggingface_hub is imported."""
+    template = f"{address}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", address)
+    monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
 
 
 def run_fresh(code: str, folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
@@ -195,15 +200,17 @@ def test_a_revision_is_another_model(hub: FakeHub, shared: Path):
         "main": files_of(shared),
         "v2": other | {"model.safetensors": safetensors.torch.save(weights)},
     }
-    first, second = (AVSPredictor.from_pretrained("me/tiny", revision=name).backend.checkpoint[0] for name in (None, "v2"))
-    by_address = AVSPredictor.from_checkpoint("hf://me/tiny@v2").backend.checkpoint[0]
-    assert by_address == second != first
+    main, second = (AVSPredictor.from_pretrained("me/tiny", revision=revision) for revision in (None, "v2"))
+    by_address = AVSPredictor.from_checkpoint("hf://me/tiny@v2")
+    for predictor, revision in ((main, "main"), (second, "v2"), (by_address, "v2")):
+        loaded, _ = predictor.backend.checkpoint
+        assert loaded.read_bytes() == hub.repositories["me/tiny"][revision]["model.safetensors"]
 
 
 def test_without_a_network_what_was_fetched_is_used(hub: FakeHub, shared: Path, monkeypatch: pytest.MonkeyPatch):
     hub.repositories["me/tiny"] = {"main": files_of(shared)}
     AVSPredictor.from_pretrained("me/tiny")
-    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")  # where nobody answers
+    go_to("http://127.0.0.1:9", monkeypatch)  # where nobody answers
     AVSPredictor.from_pretrained("me/tiny")
     with pytest.raises(AVSInputError, match=r"^me/other cannot be fetched from the hub \(.*\): check the network"):
         AVSPredictor.from_pretrained("me/other")
@@ -263,9 +270,11 @@ def test_an_address_without_a_file_is_told(hub: FakeHub):
     [
         ("transavs.json", "[1, 2]", "transavs.json cannot be read"),
         ("transavs.json", "[" * 100_000, "transavs.json cannot be read"),
+        ("transavs.json", '{"metrics": {}' + " " * 2**20 + "}", "transavs.json cannot be read .*more than"),
+        ("config.yaml", "#" * (2**20 + 1), "transavs.json cannot be read .config.yaml takes more than"),
         ("transavs.json", '{"class_names": [1, 2, 3, 4]}', "class names in .* are no list of names"),
         ("config.yaml", "A: !!python/object/apply:os.mkdir [ran]", "config in .* cannot be read as YAML"),
-        ("config.yaml", "A: &a [1, 1, 1, 1, 1, 1, 1, 1, 1]\nB: [*a, *a]\n" + "C: [1]\n" * 3, "config in "),
+        ("config.yaml", "A: [&a [1], &b [*a, *a], &c [*b, *b]" + ", [*c, *c]" * 9999 + "]", "more than 10000 entries"),
         ("config.yaml", "_BASE_: /etc/passwd", "config in "),
         ("model.safetensors", "words", "model.safetensors cannot be read as a checkpoint"),
     ],

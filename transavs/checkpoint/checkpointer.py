@@ -25,7 +25,7 @@ LAST = "last_checkpoint"
 
 
 class _WholeFiles:
-    """detectron2's path manager, but local files are written beside and renamed, and folders stand for their weights."""
+    """detectron2's path manager, but local files are written beside and renamed, and weights are found by name."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(PathManager, name)

@@ -69,7 +69,9 @@ def local_weights(path: str | Path) -> Path:
     except AVSInputError:
         raise
     except Exception as error:  # no network, no such page, a full disk: each raises something else
-        raise AVSInputError(f"{path} cannot be fetched ({one_line(error)}): check the address, or name a file") from error
+        raise AVSInputError(
+            f"{path} cannot be fetched ({one_line(error)}): check the address, or name a file"
+        ) from error
 
 
 class HubHandler(PathHandler):

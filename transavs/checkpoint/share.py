@@ -129,8 +129,8 @@ def push_to_hub(
             return str(hub.upload_folder(repo_id=repository, folder_path=folder).commit_url)
         except Exception as error:  # no network, no login, a name or a license that the hub refuses
             raise AVSInputError(
-                f"{repository} cannot be written to the hub ({one_line(error)}): check the network and the name, or log "
-                "in with hf auth login"
+                f"{repository} cannot be written to the hub ({one_line(error)}): check the network and the name, or "
+                "log in with hf auth login"
             ) from error
 
 
@@ -139,7 +139,9 @@ def _read_results(path: str | Path) -> tuple[dict[str, Any], str]:
     try:
         found = dict(json.loads(Path(path).read_text(encoding="utf-8")))
         by_set = found if all(isinstance(values, dict) for values in found.values()) else {"": found}
-        tables = [f"\n## Results {f'on `{name}`' if name else ''}\n\n{results_table(by_set[name])}\n" for name in by_set]
+        tables = [
+            f"\n## Results {f'on `{name}`' if name else ''}\n\n{results_table(by_set[name])}\n" for name in by_set
+        ]
     except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise AVSInputError(
             f"{path} holds no results of a test ({one_line(error)}): name a results.json that train_net.py has written"

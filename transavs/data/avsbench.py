@@ -236,7 +236,9 @@ def read_rows(meta: Path, layout: Layout, **more: str) -> dict[int, dict[str, st
     }
 
 
-def load_avsbench(root: str | Path, subset: str, split: str, hint: str = AVSBENCH_HINT + ELSEWHERE) -> list[dict[str, Any]]:
+def load_avsbench(
+    root: str | Path, subset: str, split: str, hint: str = AVSBENCH_HINT + ELSEWHERE
+) -> list[dict[str, Any]]:
     """Read the csv of one subset and list the records of one split.
 
     Args:

@@ -134,13 +134,13 @@ class AVSPredictor:
         See :func:`transavs.checkpoint.share.push_to_hub`.
         """
         weights, config_file = self._checkpoint()
-        return push_to_hub(
-            weights, name, license=license, results=results, private=private, config_file=config_file
-        )
+        return push_to_hub(weights, name, license=license, results=results, private=private, config_file=config_file)
 
     def _checkpoint(self) -> tuple[Path, str | Path | None]:
         if not isinstance(self.backend, PyTorchBackend) or self.backend.checkpoint is None:
-            raise AVSInputError("only a model of a checkpoint can be shared: load one with AVSPredictor.from_checkpoint")
+            raise AVSInputError(
+                "only a model of a checkpoint can be shared: load one with AVSPredictor.from_checkpoint"
+            )
         return self.backend.checkpoint
 
     def predict_video(

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from transavs.utils.errors import AVSInputError, one_line
-from transavs.utils.limits import MAX_WHEEL_BYTES
+from transavs.utils.limits import MAX_ABOUT_BYTES, MAX_WHEEL_BYTES
 
 # A model that is shared, see transavs/checkpoint/share.py: its weights, and what is read with them.
 SHARED_WEIGHTS, CONFIG_FILE, ABOUT_FILE = "model.safetensors", "config.yaml", "transavs.json"
@@ -135,15 +135,20 @@ def read_about(path: Path) -> dict[str, Any]:
     """Read what a checkpoint would carry from the transavs.json, and the config beside it, of a shared model.
 
     Raises:
-        AVSInputError: it is no JSON object, or the config no text.
+        AVSInputError: it is no JSON object, the config no text, or one of them beyond MAX_ABOUT_BYTES.
     """
     try:
-        about = dict(json.loads(path.read_text(encoding="utf-8")))
+        about, config = dict(json.loads(_read_text(path))), path.with_name(CONFIG_FILE)
         found = {key: about[key] for key in ABOUT_KEYS if key in about}
-        config = path.with_name(CONFIG_FILE)
-        return found | ({"config": config.read_text(encoding="utf-8")} if config.is_file() else {})
+        return found | ({"config": _read_text(config)} if config.is_file() else {})
     except (OSError, ValueError, TypeError, RecursionError) as error:
         raise AVSInputError(f"{path} cannot be read ({one_line(error)}): restore the file and {CONFIG_FILE}") from error
+
+
+def _read_text(path: Path) -> str:
+    if path.stat().st_size > MAX_ABOUT_BYTES:
+        raise ValueError(f"{path.name} takes more than {MAX_ABOUT_BYTES} bytes")
+    return path.read_text(encoding="utf-8")
 
 
 def _read_pkl(path: str) -> Any:
