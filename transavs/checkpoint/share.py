@@ -151,8 +151,12 @@ def _read_results(path: str | Path) -> tuple[dict[str, Any], str]:
 
 def _card(trained: Trained, license: str, tables: str, repository: str, folder: Path) -> str:
     cfg, source = trained.cfg, repository or folder.resolve().name
-    front_matter = {"license": license, "library_name": "transavs", "pipeline_tag": "image-segmentation"}
-    front_matter |= {"tags": ["audio-visual-segmentation"]}
+    front_matter = {
+        "license": license,
+        "library_name": "transavs",
+        "pipeline_tag": "image-segmentation",
+        "tags": ["audio-visual-segmentation"],
+    }
     return CARD.format(
         front_matter=yaml.safe_dump(front_matter, sort_keys=False),
         name=source.rpartition("/")[2],

@@ -345,8 +345,9 @@ def register_avs_dataset(
         AVSInputError: there is no such layout, or the name is taken.
     """
     choose(LAYOUTS, layout, "layout")
+    sounds = None if sounds_root is None else Path(sounds_root)
     for split in SPLITS:
-        full_name, sounds = f"{name}_{split}", sounds_root and Path(sounds_root)
+        full_name = f"{name}_{split}"
         if full_name in DatasetCatalog.list():
             raise AVSInputError(f"the data set {full_name} is already registered: choose another name")
         loader = partial(_load_registered, full_name, Path(root), layout, split, hint, sounds)

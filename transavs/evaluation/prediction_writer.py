@@ -110,7 +110,8 @@ class PredictionWriter(DatasetEvaluator):
 
     def _coco_dataset(self, frames: Sequence[dict[str, Any]]) -> dict[str, Any]:
         shared = os.path.commonpath([os.path.dirname(frame["image"]) for frame in frames])
-        images, annotations = [], []
+        images: list[dict[str, Any]] = []
+        annotations: list[dict[str, Any]] = []
         for number, frame in enumerate(frames, start=1):
             about = {"id": number, "file_name": os.path.relpath(frame["image"], shared)}
             about |= {"height": frame["size"][0], "width": frame["size"][1]}
