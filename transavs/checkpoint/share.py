@@ -140,7 +140,7 @@ def _read_results(path: str | Path) -> tuple[dict[str, Any], str]:
         found = dict(json.loads(Path(path).read_text(encoding="utf-8")))
         by_set = found if all(isinstance(values, dict) for values in found.values()) else {"": found}
         tables = [
-            f"\n## Results {f'on `{name}`' if name else ''}\n\n{results_table(by_set[name])}\n" for name in by_set
+            f"\n## Results{f' on `{name}`' if name else ''}\n\n{results_table(by_set[name])}\n" for name in by_set
         ]
     except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise AVSInputError(
