@@ -45,6 +45,7 @@ setup(
         "soundfile>=0.12",
         "av>=14",
         "safetensors>=0.4",
+        "huggingface_hub>=0.25",
         "timm>=1.0.9",
         "pycocotools>=2.0.8",
         "fvcore>=0.1.5.post20221221",

@@ -72,8 +72,8 @@ def _add_data_config(cfg: CN) -> None:
     # Refuse what AVSBench's own loaders take, see transavs/data/repairs.py: masks of another size, missing frames and
     # masks in training, short audio.
     cfg.DATALOADER.STRICT = False
-    # Predictions to keep in OUTPUT_DIR/inference, see transavs/evaluation/prediction_writer.py: "rle" (JSON), "png"
-    # (masks or class ids), "probabilities" (gray levels).
+    # Predictions to keep in OUTPUT_DIR/inference, see transavs/evaluation/prediction_writer.py: "rle" (JSON), "coco"
+    # (a COCO data set), "png" (masks or class ids), "probabilities" (gray levels).
     cfg.TEST.SAVE_PREDICTIONS = []
     # Clips in the figure that an evaluation draws into OUTPUT_DIR; 0 draws none.
     cfg.TEST.FIGURE_CLIPS = 6

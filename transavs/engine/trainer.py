@@ -261,7 +261,7 @@ class AVSTrainer(DefaultTrainer):
         ]
         if cfg.TEST.SAVE_PREDICTIONS:
             folder = Path(cfg.OUTPUT_DIR) / PREDICTIONS / f"{dataset_name}{AUDIO_CONDITIONS[condition]}"
-            evaluators.append(PredictionWriter(folder, cfg.TEST.SAVE_PREDICTIONS, len(class_names)))
+            evaluators.append(PredictionWriter(folder, cfg.TEST.SAVE_PREDICTIONS, class_names))
         if cfg.TEST.FIGURE_CLIPS and not AUDIO_CONDITIONS[condition]:
             evaluators.append(ClipFigure(Path(cfg.OUTPUT_DIR) / FIGURE_NAME, cfg.TEST.FIGURE_CLIPS, class_names))
         return DatasetEvaluators(evaluators)
