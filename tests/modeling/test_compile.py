@@ -3,7 +3,7 @@
 import pytest
 import torch
 from detectron2.modeling import build_model
-from helpers.repository import REPOSITORY, TINY_MODEL
+from helpers.repository import ENCODER_ONLY, REPOSITORY, TINY_MODEL
 
 from transavs.config.load import load_config
 from transavs.inference.backends import ClipFormat
@@ -11,6 +11,7 @@ from transavs.inference.export import random_clips
 
 MODELS = {
     "TransAVS": ["MODEL.SEM_SEG_HEAD.NUM_CLASSES", "4"],
+    "EncoderTransAVS": ENCODER_ONLY,
     # Windows that are shorter than the clip and do not divide it.
     "TPAVI": [*("MODEL.META_ARCHITECTURE", "TPAVI", "MODEL.TPAVI.HEAD_CHANNELS", "[8, 8]", "MODEL.TPAVI.WINDOW", "2")],
 }
