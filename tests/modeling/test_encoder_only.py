@@ -137,7 +137,7 @@ def test_rates_decay_and_stages_freeze_as_those_of_other_backbones():
 
 
 def test_models_and_settings_that_do_not_fit(encoder_cfg):
-    for name in ("swin_tiny_patch4_window7_224", "samvit_base_patch16", "resnet10t", "test_vit3"):
+    for name in ("swin_tiny_patch4_window7_224", "resnet10t", "test_vit2"):
         with pytest.raises(AVSInputError, match=rf"queries cannot enter '{name}'"):
             make_vit(name)
     with pytest.raises(AVSInputError, match="QUERY_BLOCKS is 7 and 'test_vit' has 6 blocks"):
