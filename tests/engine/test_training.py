@@ -18,7 +18,10 @@ NAMED = sorted(p for folder in (CONFIGS, CONFIGS / "cpu") for p in folder.glob("
 LARGE = [path for path in NAMED if "_r101" in path.stem or "_swinb" in path.stem]
 TPAVI = sorted((CONFIGS / "tpavi").glob("*.yaml"))
 AVSBENCH = [path for path in NAMED if path.parent == CONFIGS and path.stem != "quickstart"]
-OTHERS = sorted(p for folder in ("ablations", "comparison", "tpavi") for p in (CONFIGS / folder).rglob("*.yaml"))
+ENCODER = sorted(p for folder in ("encoder", "recipes") for p in (CONFIGS / folder).glob("*.yaml"))
+OTHERS = sorted(
+    p for folder in ("ablations", "comparison", "encoder", "tpavi") for p in (CONFIGS / folder).rglob("*.yaml")
+)
 # Full models on small pictures, few clips and no foreign weights.
 REDUCED = [
     *("MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", "", "MODEL.TIMM.PRETRAINED", "False", "INPUT.IMAGE_SIZE", "64"),
@@ -40,7 +43,7 @@ def train_two_iterations(config: Path, output: Path) -> None:
     assert sum(not torch.equal(before[name], p) for name, p in trained.items()) > 0.9 * len(trained)
 
 
-@pytest.mark.parametrize("config", AVSBENCH + TPAVI, ids=lambda path: path.stem)
+@pytest.mark.parametrize("config", AVSBENCH + TPAVI + ENCODER, ids=lambda path: path.stem)
 def test_avsbench_configs_train_choose_and_test_on_the_splits_of_one_subset(config: Path):
     cfg = load_config(config)
     subset = config.stem.split("_")[0]
@@ -49,7 +52,7 @@ def test_avsbench_configs_train_choose_and_test_on_the_splits_of_one_subset(conf
     assert cfg.SOLVER.MAX_ITER >= 10 * cfg.TEST.EVAL_PERIOD > 0
 
 
-@pytest.mark.parametrize("config", AVSBENCH, ids=lambda path: path.stem)
+@pytest.mark.parametrize("config", AVSBENCH + ENCODER, ids=lambda path: path.stem)
 def test_the_thresholds_rise_over_the_whole_schedule(config: Path):
     cfg = load_config(config)
     rising = cfg.MODEL.TRANSAVS.THRESHOLD_STEPS * cfg.MODEL.TRANSAVS.THRESHOLD_PERIOD

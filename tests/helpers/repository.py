@@ -14,6 +14,12 @@ TINY_MODEL = [
     *("MODEL.TRANSAVS.NUM_OBJECT_QUERIES", "5", "MODEL.TRANSAVS.DIM_FEEDFORWARD", "32"),
 ]
 
+# Settings that make the model of TINY_MODEL an EncoderTransAVS.
+ENCODER_ONLY = [
+    *("MODEL.META_ARCHITECTURE", "EncoderTransAVS", "MODEL.BACKBONE.NAME", "build_query_vit_backbone"),
+    *("MODEL.TIMM.NAME", "test_vit", "MODEL.SEM_SEG_HEAD.CONVS_DIM", "64", "MODEL.TRANSAVS.HIDDEN_DIM", "64"),
+]
+
 
 def read_metrics(folder: Path) -> list[dict]:
     return [json.loads(line) for line in (folder / "metrics.json").read_text().splitlines()]

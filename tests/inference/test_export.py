@@ -9,7 +9,7 @@ import pytest
 import torch
 from detectron2.modeling import build_model
 from helpers.models import CLASSES, make_backend
-from helpers.repository import TINY_MODEL
+from helpers.repository import ENCODER_ONLY, TINY_MODEL
 from torch import nn
 
 from transavs import AVSInputError, AVSPredictor
@@ -30,6 +30,10 @@ TINY = {
     # Queries that differ as after training: at its start the sound outweighs what is their own.
     "TransAVS": [
         *("MODEL.SEM_SEG_HEAD.NUM_CLASSES", "4", "MODEL.TRANSAVS.DEC_LAYERS", "1"),
+        *("MODEL.TRANSAVS.QUERY_CONTENT_STD", "3.0"),
+    ],
+    "EncoderTransAVS": [
+        *(*ENCODER_ONLY, "MODEL.SEM_SEG_HEAD.NUM_CLASSES", "4"),
         *("MODEL.TRANSAVS.QUERY_CONTENT_STD", "3.0"),
     ],
     # Windows that are shorter than the clip and do not divide it.

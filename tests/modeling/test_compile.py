@@ -9,7 +9,7 @@ import pytest
 import torch
 from detectron2.modeling import build_model
 from helpers.loud_model import LoudModel
-from helpers.repository import REPOSITORY, TINY_MODEL
+from helpers.repository import ENCODER_ONLY, REPOSITORY, TINY_MODEL
 from torch._dynamo.utils import counters
 
 from transavs import AVSInputError
@@ -20,6 +20,7 @@ from transavs.modeling.compilation import compile_network
 
 MODELS = {
     "TransAVS": ["MODEL.SEM_SEG_HEAD.NUM_CLASSES", "4"],
+    "EncoderTransAVS": ENCODER_ONLY,
     # Windows that are shorter than the clip and do not divide it.
     "TPAVI": [*("MODEL.META_ARCHITECTURE", "TPAVI", "MODEL.TPAVI.HEAD_CHANNELS", "[8, 8]", "MODEL.TPAVI.WINDOW", "2")],
 }

@@ -14,7 +14,7 @@ from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from transavs.modeling.transavs import meta_arch as transavs_meta_arch
-from transavs.modeling.transavs.query_decoder import AudioQueryDecoder
+from transavs.modeling.transavs.query_decoder import AudioQueries
 
 Step = Callable[[], object]
 CPU = torch.device("cpu")
@@ -112,5 +112,5 @@ def _part_functions(model: nn.Module) -> Iterator[tuple[str, Any, str]]:
         part, method = PARTS.get(name, (name, "forward"))
         for module in child.children() if isinstance(child, nn.ModuleList | nn.ModuleDict) else (child,):
             yield part, module, method
-        if isinstance(child, AudioQueryDecoder):
+        if isinstance(child, AudioQueries):
             yield "masks", child, "predict"

@@ -152,8 +152,11 @@ def _add_query_config(cfg: CN) -> None:
     cfg.MODEL.TRANSAVS.AUDIO_CONTEXT = 0
     # Deviation at the start of the learned content that each query adds to what it hears; 0 leaves it out, as eq. (1).
     cfg.MODEL.TRANSAVS.QUERY_CONTENT_STD = 0.3
-    # Predict and apply the segmentation losses after every decoder layer.
+    # Predict and apply the segmentation losses after every decoder layer; of EncoderTransAVS, before every block that
+    # the queries enter.
     cfg.MODEL.TRANSAVS.DEEP_SUPERVISION = True
+    # EncoderTransAVS: last blocks of the ViT that the queries enter, in place of N_2 layers.
+    cfg.MODEL.TRANSAVS.QUERY_BLOCKS = 3
 
 
 def _add_criterion_config(cfg: CN) -> None:

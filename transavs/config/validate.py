@@ -36,6 +36,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "MODEL.MSDEFORMATTN.NUM_POINTS": (1, math.inf),
     "MODEL.TRANSAVS.NUM_OBJECT_QUERIES": (1, math.inf),
     "MODEL.TRANSAVS.DEC_LAYERS": (1, math.inf),
+    "MODEL.TRANSAVS.QUERY_BLOCKS": (1, math.inf),
     "MODEL.TRANSAVS.LOSS_STRIDE": (1, math.inf),
     "MODEL.TRANSAVS.QUERIES_PER_OBJECT": (1, math.inf),
     "MODEL.TRANSAVS.ALIGNMENT_TEMPERATURE": (1e-3, math.inf),

@@ -1,7 +1,7 @@
 """Visual backbones beside detectron2's own."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import accumulate, takewhile
 from pathlib import Path
 from typing import Any
@@ -26,100 +26,47 @@ DYNAMIC_IF_ASKED = ("deit", "eva", "vision_transformer")
 DYNAMIC = ("vision_transformer_sam",)
 
 
-class TimmBackbone(Backbone):
-    """Any timm model that offers ``features_only``: Swin, PVT-v2, ConvNeXt, ViT, Hiera and others.
-
-    A feature of stride 2 ** i is called ``res{i}``, as detectron2's ResNet calls it, so pixel decoders need not know.
-    Models that keep one stride throughout, plain ViTs, get a :class:`SimpleFeaturePyramid`; each of their blocks is a
-    stage.
-    """
+class TimmModel(Backbone):
+    """Base of backbones made of a timm model: its size, its weights, and learning rates by layer."""
 
     body: Any  # timm's FeatureListNet or FeatureGetterNet
 
-    @configurable
     def __init__(
         self,
         *,
         name: str,
         in_channels: int,
         image_size: int,
-        out_features: Sequence[str],
         pretrained: bool,
         weights: str,
         drop_path_rate: float,
-        frozen_stages: int,
-        out_norm: str = "",
         layer_decay: float = 1.0,
+        **options: Any,
     ):
         """
         Args:
             name: of a timm model, with or without the tag of its weights.
             in_channels: of the image.
             image_size: side of the input, for models that are built for one size.
-            out_features: names of the features to return.
             pretrained: fetch the weights that timm has by that name.
             weights: file of weights for the whole timm model instead, .pth or .safetensors; "" = none.
             drop_path_rate: of stochastic depth; 0 leaves the model's own default.
-            frozen_stages: leading stages, with what comes before them, that are not trained.
-            out_norm: of each feature that is returned, a layer norm over its channels, "LN", or none, "".
             layer_decay: factor of the learning rate from each layer to the one before it; 1 = the same for all.
+            options: more for timm.
 
         Raises:
-            AVSInputError: timm has no such model, or none with stages to give or to freeze, or with layers to tell
-                apart, or it cannot take images of that size, or the weights cannot be loaded.
+            AVSInputError: timm has no such model, or none with layers to tell apart, or the weights cannot be loaded.
         """
         super().__init__()
         if weights and not Path(weights).is_file():  # timm would say nothing
             raise AVSInputError(
                 f"MODEL.TIMM.WEIGHTS: {weights} does not exist: name another file, or make it (datasets/README.md)"
             )
-        size = _size_option(name, image_size)
-        self.body = _build_body(name, pretrained, weights, drop_path_rate, {"in_chans": in_channels, **size})
-        strides = self.body.feature_info.reduction()
-        # timm leaves some models whole, as ``body.model``; of others it keeps a list of stages.
-        whole = hasattr(self.body, "model")
-        self._plain = whole and len(strides) > 1 and len(set(strides)) == 1
-        if self._plain:
-            self._add_pyramid(name, size, out_features)
-        else:
-            self._name_features(name, image_size, out_features)
-        norm = LayerNorm2d if out_norm == "LN" else nn.Identity
-        self.norms = nn.ModuleDict({feature: norm(shape.channels) for feature, shape in self._shapes.items()})
+        options |= {"in_chans": in_channels, **_size_option(name, image_size)}
+        self.body = _build_body(name, pretrained, weights, drop_path_rate, options)
         self.layer_decay = layer_decay
         if layer_decay != 1 and not self._layer_ids():
             raise AVSInputError(f"MODEL.TIMM.NAME: {name!r} does not show its layers: set LAYER_DECAY to 1.0")
-        if frozen_stages and whole:
-            self._freeze_layers(name, frozen_stages)
-        elif frozen_stages:
-            self._freeze_stages(name, frozen_stages)
-
-    def _name_features(self, name: str, image_size: int, out_features: Sequence[str]) -> None:
-        info = self.body.feature_info
-        if len(set(info.reduction())) < len(info.reduction()):
-            raise AVSInputError(f"MODEL.TIMM.NAME: {name!r} gives no pyramid of features: choose a model with stages")
-        # SAM2's Hiera repeats these positions over the map of its first stage.
-        window = getattr(getattr(self.body, "model", None), "pos_embed_window", None)
-        if window is not None and image_size % (FINEST_STRIDE * window.shape[-1]):
-            raise _bad_size(name, FINEST_STRIDE * window.shape[-1])
-        # EfficientNet and MobileNet do not name their layout, which is the usual one.
-        self._channels_last = getattr(self.body, "output_fmt", Format.NCHW) == Format.NHWC
-        self._names = [f"res{int(math.log2(stride))}" for stride in info.reduction()]
-        self._shapes = {
-            feature: ShapeSpec(channels=channels, stride=stride)
-            for feature, channels, stride in zip(self._names, info.channels(), info.reduction(), strict=True)
-            if feature in out_features
-        }
-
-    def _add_pyramid(self, name: str, size: Mapping[str, Any], out_features: Sequence[str]) -> None:
-        self.body.out_indices = self.body.out_indices[-1:]  # ViTDet takes the last map alone
-        info = self.body.feature_info
-        self._patch_size = info.reduction()[-1]
-        if size.get("img_size", 0) % self._patch_size:
-            raise _bad_size(name, self._patch_size)
-        self.pyramid = SimpleFeaturePyramid(
-            in_channels=info.channels()[-1], patch_size=self._patch_size, out_features=out_features
-        )
-        self._shapes = self.pyramid.output_shape()
 
     def _layer_ids(self) -> dict[str, int]:
         """Number the layers by the names of timm's parameters: 0 before the blocks, then one each; {} if not told."""
@@ -152,6 +99,95 @@ class TimmBackbone(Backbone):
             if layers[name] <= last:
                 parameter.requires_grad_(False)
 
+    @classmethod
+    def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict[str, Any]:
+        """Read from the config what the constructors of all subclasses take."""
+        settings = cfg.MODEL.TIMM
+        return {
+            "name": settings.NAME,
+            "in_channels": input_shape.channels,
+            "image_size": cfg.INPUT.IMAGE_SIZE,
+            "pretrained": settings.PRETRAINED,
+            "weights": settings.WEIGHTS,
+            "drop_path_rate": settings.DROP_PATH_RATE,
+            "frozen_stages": settings.FROZEN_STAGES,
+            "layer_decay": settings.LAYER_DECAY,
+        }
+
+
+class TimmBackbone(TimmModel):
+    """Any timm model that offers ``features_only``: Swin, PVT-v2, ConvNeXt, ViT, Hiera and others.
+
+    A feature of stride 2 ** i is called ``res{i}``, as detectron2's ResNet calls it, so pixel decoders need not know.
+    Models that keep one stride throughout, plain ViTs, get a :class:`SimpleFeaturePyramid`; each of their blocks is a
+    stage.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        name: str,
+        image_size: int,
+        out_features: Sequence[str],
+        frozen_stages: int,
+        out_norm: str = "",
+        **model: Any,
+    ):
+        """
+        Args:
+            name, image_size, model: see :class:`TimmModel`.
+            out_features: names of the features to return.
+            frozen_stages: leading stages, with what comes before them, that are not trained.
+            out_norm: of each feature that is returned, a layer norm over its channels, "LN", or none, "".
+
+        Raises:
+            AVSInputError: the model has no stages to give or to freeze, or cannot take images of that size.
+        """
+        super().__init__(name=name, image_size=image_size, **model)
+        strides = self.body.feature_info.reduction()
+        # timm leaves some models whole, as ``body.model``; of others it keeps a list of stages.
+        whole = hasattr(self.body, "model")
+        self._plain = whole and len(strides) > 1 and len(set(strides)) == 1
+        if self._plain:
+            self._add_pyramid(name, image_size, out_features)
+        else:
+            self._name_features(name, image_size, out_features)
+        norm = LayerNorm2d if out_norm == "LN" else nn.Identity
+        self.norms = nn.ModuleDict({feature: norm(shape.channels) for feature, shape in self._shapes.items()})
+        if frozen_stages and whole:
+            self._freeze_layers(name, frozen_stages)
+        elif frozen_stages:
+            self._freeze_stages(name, frozen_stages)
+
+    def _name_features(self, name: str, image_size: int, out_features: Sequence[str]) -> None:
+        info = self.body.feature_info
+        if len(set(info.reduction())) < len(info.reduction()):
+            raise AVSInputError(f"MODEL.TIMM.NAME: {name!r} gives no pyramid of features: choose a model with stages")
+        # SAM2's Hiera repeats these positions over the map of its first stage.
+        window = getattr(getattr(self.body, "model", None), "pos_embed_window", None)
+        if window is not None and image_size % (FINEST_STRIDE * window.shape[-1]):
+            raise _bad_size(name, FINEST_STRIDE * window.shape[-1])
+        # EfficientNet and MobileNet do not name their layout, which is the usual one.
+        self._channels_last = getattr(self.body, "output_fmt", Format.NCHW) == Format.NHWC
+        self._names = [f"res{int(math.log2(stride))}" for stride in info.reduction()]
+        self._shapes = {
+            feature: ShapeSpec(channels=channels, stride=stride)
+            for feature, channels, stride in zip(self._names, info.channels(), info.reduction(), strict=True)
+            if feature in out_features
+        }
+
+    def _add_pyramid(self, name: str, image_size: int, out_features: Sequence[str]) -> None:
+        self.body.out_indices = self.body.out_indices[-1:]  # ViTDet takes the last map alone
+        info = self.body.feature_info
+        self._patch_size = info.reduction()[-1]
+        if _size_option(name, image_size).get("img_size", 0) % self._patch_size:
+            raise _bad_size(name, self._patch_size)
+        self.pyramid = SimpleFeaturePyramid(
+            in_channels=info.channels()[-1], patch_size=self._patch_size, out_features=out_features
+        )
+        self._shapes = self.pyramid.output_shape()
+
     def _freeze_stages(self, model: str, count: int) -> None:
         """Stop training of the first ``count`` stages and of what comes before them; batch norms keep statistics."""
         info = self.body.feature_info
@@ -171,18 +207,9 @@ class TimmBackbone(Backbone):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict[str, Any]:
-        settings = cfg.MODEL.TIMM
-        return {
-            "name": settings.NAME,
-            "in_channels": input_shape.channels,
-            "image_size": cfg.INPUT.IMAGE_SIZE,
+        return super().from_config(cfg, input_shape) | {
             "out_features": cfg.MODEL.SEM_SEG_HEAD.IN_FEATURES,
-            "pretrained": settings.PRETRAINED,
-            "weights": settings.WEIGHTS,
-            "drop_path_rate": settings.DROP_PATH_RATE,
-            "frozen_stages": settings.FROZEN_STAGES,
-            "out_norm": settings.OUT_NORM,
-            "layer_decay": settings.LAYER_DECAY,
+            "out_norm": cfg.MODEL.TIMM.OUT_NORM,
         }
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:

@@ -87,19 +87,23 @@ class TransAVS(AVSModel):
         return getattr(self.query_decoder, "num_seconds", 0) != 1
 
     def predict(self, images: Tensor, audio_embedding: Tensor, frames: Tensor | None = None) -> dict[str, Any]:
-        """Outputs of the query decoder; when training also ``mask_features`` and ``audio`` (F, C), each frame's own.
+        """Outputs of :meth:`decode`; when training also ``mask_features`` and ``audio`` (F, C), each frame's own.
 
         Args:
             images: normalized, (F, 3, S, S).
             audio_embedding: of the whole clips, (B, T, C).
             frames: int64 (F,), which of the B * T frames the images are; None for all, clip by clip.
         """
-        mask_features, pyramid = self.pixel_decoder.forward_features(self.visual_features(images))
-        outputs: dict[str, Any] = self.query_decoder(mask_features, pyramid, audio_embedding, frames)
+        outputs, mask_features = self.decode(images, audio_embedding, frames)
         if not self.training:
             return outputs
         seconds = audio_embedding.flatten(0, 1)
         return outputs | {"mask_features": mask_features, "audio": seconds if frames is None else seconds[frames]}
+
+    def decode(self, images: Tensor, audio_embedding: Tensor, frames: Tensor | None) -> tuple[dict[str, Any], Tensor]:
+        """Give what :class:`AudioQueryDecoder` does, and the mask features; see :meth:`predict`."""
+        mask_features, pyramid = self.pixel_decoder.forward_features(self.visual_features(images))
+        return self.query_decoder(mask_features, pyramid, audio_embedding, frames), mask_features
 
     def segment(self, images: Tensor, audio_embedding: Tensor) -> Tensor:
         """

@@ -97,9 +97,8 @@ class AttentionLayer(nn.Module):
         return self.feedforward_norm(queries + self.feedforward(queries))
 
 
-@TRANSFORMER_DECODER_REGISTRY.register()
-class AudioQueryDecoder(nn.Module):
-    """Audio is mixed into N queries that attend to each other, then to the image, and decode into masks."""
+class AudioQueries(nn.Module):
+    """Audio is mixed into N queries that attend to each other; masks are read from what becomes of them."""
 
     @configurable
     def __init__(
@@ -115,12 +114,12 @@ class AudioQueryDecoder(nn.Module):
         audio_context: int,
         content_std: float,
         enc_layers: int,
-        dec_layers: int,
-        num_levels: int,
         num_heads: int,
         dim_feedforward: int,
         dropout: float,
         deep_supervision: bool,
+        dec_layers: int = 0,
+        num_levels: int = 0,
     ):
         """
         Args:
@@ -133,10 +132,12 @@ class AudioQueryDecoder(nn.Module):
             query_mode: see :func:`audio_windows`.
             audio_context: seconds on each side of the frame's own that "frame" mixes.
             content_std: deviation at the start of the learned content that each query adds to the sound; 0: none.
-            enc_layers, dec_layers: N_1 and N_2.
-            num_levels: image features to attend to in round robin, eq. (4).
+            enc_layers: N_1.
             num_heads, dim_feedforward, dropout: of each attention layer.
-            deep_supervision: also predict after every decoder layer when training.
+            deep_supervision: also predict from earlier layers when training.
+            dec_layers, num_levels: N_2 layers that attend to so many image features in round robin, eq. (4); 0 where
+                queries meet the image elsewhere. They are made here to keep the order of the parameters, by which
+                optimizers in checkpoints know them.
         """
         super().__init__()
         if query_mode not in QUERY_MODES:
@@ -156,7 +157,8 @@ class AudioQueryDecoder(nn.Module):
         # What is mixed from one second are multiples of one vector: with content of their own queries can differ.
         self.query_content = nn.Parameter(content_std * torch.randn(num_queries, hidden_dim)) if content_std else None
         self.query_positions = nn.Parameter(torch.randn(num_queries, hidden_dim))
-        self.level_embedding = nn.Parameter(torch.randn(num_levels, hidden_dim))
+        if num_levels:
+            self.level_embedding = nn.Parameter(torch.randn(num_levels, hidden_dim))
         options = (hidden_dim, num_heads, dim_feedforward, dropout)
         self.encoder = nn.ModuleList(AttentionLayer(*options) for _ in range(enc_layers))
         self.decoder = nn.ModuleList(AttentionLayer(*options) for _ in range(dec_layers))
@@ -180,12 +182,41 @@ class AudioQueryDecoder(nn.Module):
             "audio_context": settings.AUDIO_CONTEXT,
             "content_std": settings.QUERY_CONTENT_STD,
             "enc_layers": settings.ENC_LAYERS,
-            "dec_layers": settings.DEC_LAYERS,
-            "num_levels": len(head.IN_FEATURES) - 1,
             "num_heads": settings.NHEADS,
             "dim_feedforward": settings.DIM_FEEDFORWARD,
             "dropout": settings.DROPOUT,
             "deep_supervision": settings.DEEP_SUPERVISION,
+        }
+
+    def audio_queries(self, audio: Tensor, frames: Tensor | None = None) -> Tensor:
+        """(B, T, C) -> the encoded audio queries A_q (F, N, d) of the given frames, eqs. (1) to (3)."""
+        windows = audio_windows(audio, self.query_mode, self.num_seconds)
+        windows = self.audio_projection(windows if frames is None else windows[frames])
+        queries = self.query_mixer(windows.transpose(1, 2)).transpose(1, 2)
+        if self.query_content is not None:
+            queries = queries + self.query_content
+        for layer in self.encoder:
+            queries = layer(queries, self.query_positions, queries + self.query_positions, queries)
+        return queries
+
+    def predict(self, fused: Tensor, mask_features: Tensor) -> dict[str, Tensor]:
+        """F_av (F, N, d) and f_4 -> class logits and mask logits: eqs. (7) and (8) before sigmoid and softmax."""
+        # F_av (W_2 f_4 + b) = (F_av W_2) f_4 + F_av b: W_2 meets N queries in place of h w pixels.
+        embeddings = fused @ self.mask_projection.weight
+        offsets = fused @ self.mask_projection.bias
+        masks = torch.baddbmm(offsets[..., None], embeddings, mask_features.flatten(2))
+        return {"pred_logits": self.classifier(fused), "pred_masks": masks.unflatten(2, mask_features.shape[2:])}
+
+
+@TRANSFORMER_DECODER_REGISTRY.register()
+class AudioQueryDecoder(AudioQueries):
+    """Audio queries attend to the image, layer by layer, and decode into masks."""
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, audio_dim: int) -> dict[str, Any]:
+        return super().from_config(cfg, audio_dim) | {
+            "dec_layers": cfg.MODEL.TRANSAVS.DEC_LAYERS,
+            "num_levels": len(cfg.MODEL.SEM_SEG_HEAD.IN_FEATURES) - 1,
         }
 
     def forward(
@@ -217,22 +248,3 @@ class AudioQueryDecoder(nn.Module):
                 per_layer.append(self.predict(fused, mask_features))
         outputs: dict[str, Any] = {"audio_queries": audio_queries, **self.predict(fused, mask_features)}
         return outputs | {"aux_outputs": per_layer} if per_layer else outputs
-
-    def audio_queries(self, audio: Tensor, frames: Tensor | None = None) -> Tensor:
-        """(B, T, C) -> the encoded audio queries A_q (F, N, d) of the given frames, eqs. (1) to (3)."""
-        windows = audio_windows(audio, self.query_mode, self.num_seconds)
-        windows = self.audio_projection(windows if frames is None else windows[frames])
-        queries = self.query_mixer(windows.transpose(1, 2)).transpose(1, 2)
-        if self.query_content is not None:
-            queries = queries + self.query_content
-        for layer in self.encoder:
-            queries = layer(queries, self.query_positions, queries + self.query_positions, queries)
-        return queries
-
-    def predict(self, fused: Tensor, mask_features: Tensor) -> dict[str, Tensor]:
-        """F_av (F, N, d) and f_4 -> class logits and mask logits: eqs. (7) and (8) before sigmoid and softmax."""
-        # F_av (W_2 f_4 + b) = (F_av W_2) f_4 + F_av b: W_2 meets N queries in place of h w pixels.
-        embeddings = fused @ self.mask_projection.weight
-        offsets = fused @ self.mask_projection.bias
-        masks = torch.baddbmm(offsets[..., None], embeddings, mask_features.flatten(2))
-        return {"pred_logits": self.classifier(fused), "pred_masks": masks.unflatten(2, mask_features.shape[2:])}
