@@ -66,7 +66,7 @@ setup(
     extras_require={
         "export": ["torch>=2.9", "onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.5.4"],
         "web": ["gradio>=6.31"],
-        # What tests compare Mask2Former's parts with.
+        # AST and CLAP; and what tests compare Mask2Former's parts with.
         "encoders": ["transformers>=5.24"],
         "dev": [
             "pytest>=8",

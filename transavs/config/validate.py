@@ -28,6 +28,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "SOLVER.IMS_PER_BATCH": (1, math.inf),
     "SOLVER.CHECKPOINT_PERIOD": (1, math.inf),
     "MODEL.TIMM.LAYER_DECAY": (0, 1),
+    "MODEL.AUDIO_BACKBONE.CONTEXT": (0, 10),
     "MODEL.SEM_SEG_HEAD.NUM_CLASSES": (2, 2**16),
     "MODEL.MSDEFORMATTN.NHEADS": (1, math.inf),
     "MODEL.MSDEFORMATTN.NUM_POINTS": (1, math.inf),

@@ -12,7 +12,8 @@ from detectron2.engine import SimpleTrainer
 from detectron2.utils import comm
 from torch import Tensor, nn
 
-from transavs.data.audio import is_silent
+from transavs.data.audio import VGGishLogMel
+from transavs.data.front_ends import AudioFrontEnd
 from transavs.utils.errors import AVSInputError
 from transavs.utils.precision import autocast
 
@@ -36,6 +37,7 @@ class GuardedTrainer(SimpleTrainer):
         on_silent_batch: str = "train",
         max_skipped: int = 10,
         repairs: Counter[str] | None = None,
+        front_end: AudioFrontEnd | None = None,
     ):
         """
         Args:
@@ -46,6 +48,7 @@ class GuardedTrainer(SimpleTrainer):
             on_silent_batch: "stop", "skip" or "train", which warns.
             max_skipped: batches in a row; at one more the run stops.
             repairs: counts up what was repaired in this rank's clips, by kind; see transavs.data.repairs.
+            front_end: that made the clips' examples; None for VGGish's.
         """
         super().__init__(model, data_loader, optimizer)
         self._device_type = next(model.parameters()).device.type
@@ -55,6 +58,7 @@ class GuardedTrainer(SimpleTrainer):
         self._on_non_finite, self._on_silent_batch = on_non_finite, on_silent_batch
         self._max_skipped, self._skipped_in_a_row = max_skipped, 0
         self._repairs = Counter[str]() if repairs is None else repairs
+        self._front_end = front_end or VGGishLogMel()
 
     def run_step(self) -> None:
         """One iteration.
@@ -91,7 +95,7 @@ class GuardedTrainer(SimpleTrainer):
         finite = torch.stack([loss.detach().float() for loss in losses.values()]).isfinite().tolist()
         broken = [name for name, is_finite in zip(losses, finite, strict=True) if not is_finite]
         non_finite = bool(broken) or not (self.grad_scaler.is_enabled() or self._gradients_are_finite())
-        silent = all(is_silent(clip["log_mel"]) for clip in batch) and any(clip["masks"].any() for clip in batch)
+        silent = all(self._front_end.is_silent(clip["log_mel"]) for clip in batch) and any(clip["masks"].any() for clip in batch)
         some_non_finite, some_heard = _any_rank(non_finite, not silent, like=next(iter(losses.values())))
         clips = [str(clip["video_id"]) for clip in batch]
         if some_non_finite:

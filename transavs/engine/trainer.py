@@ -44,6 +44,7 @@ from transavs.evaluation.avs_evaluator import AVSEvaluator
 from transavs.evaluation.prediction_writer import PredictionWriter
 from transavs.evaluation.results import LEFT_OUT, combined_scores, results_table, write_results
 from transavs.modeling.activation_checkpoint import checkpoint_activations
+from transavs.modeling.backbones.audio import find_front_end
 from transavs.modeling.transavs.criterion import AVSCriterion
 from transavs.utils.errors import AVSInputError
 from transavs.utils.precision import autocast, find_precision
@@ -84,6 +85,7 @@ class AVSTrainer(DefaultTrainer):
             on_silent_batch=cfg.SOLVER.ON_SILENT_BATCH,
             max_skipped=cfg.SOLVER.MAX_SKIPPED_BATCHES,
             repairs=self._repairs,
+            front_end=find_front_end(cfg),
         )
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self.checkpointer = AVSCheckpointer(model, cfg.OUTPUT_DIR, cfg, trainer=weakref.proxy(self))
@@ -121,8 +123,8 @@ class AVSTrainer(DefaultTrainer):
         is_random = not self.cfg.MODEL.WEIGHTS or any(name.startswith("audio_backbone.") for name in missing)
         if settings.FREEZE and not settings.WEIGHTS and is_random:
             raise AVSInputError(
-                "MODEL.AUDIO_BACKBONE is frozen and has no weights, so it would stay random: set its WEIGHTS to the "
-                "path or URL of vggish-10086976.pth, or its FREEZE to False to train it"
+                "MODEL.AUDIO_BACKBONE is frozen and has no weights, so it would stay random: set its WEIGHTS, to the "
+                "path or URL of vggish-10086976.pth for VGGish, or its FREEZE to False to train it"
             )
 
     @property
