@@ -108,8 +108,8 @@ def _add_backbone_config(cfg: CN) -> None:
     # Folder in which the embeddings of a frozen audio backbone are kept, one file per clip, as CLIP_CACHE keeps clips;
     # "" computes them anew.
     cfg.MODEL.AUDIO_BACKBONE.EMBEDDING_CACHE = ""
-    # AST, CLAP and AudioMAE: seconds of sound before and after each second that its embedding is made of too. 4.62 makes
-    # 10.24 s, which AST and AudioMAE were trained with, and 4.5 makes CLAP's 10 s.
+    # AST, CLAP and AudioMAE: seconds of sound before and after each second that its embedding is made of too. 4.62
+    # makes 10.24 s, which AST and AudioMAE were trained with, and 4.5 makes CLAP's 10 s.
     cfg.MODEL.AUDIO_BACKBONE.CONTEXT = 0.0
     # The same three: what differs from the published base model, under the names of transformers' ASTConfig and
     # ClapAudioConfig, and of timm's VisionTransformer. It stands here so that a checkpoint carries it.

@@ -17,7 +17,7 @@ import torchaudio
 from torch import Tensor
 
 from transavs.data.front_ends import AUDIO_FRONT_END_REGISTRY, NOISE_LEVELS, SILENCE_MARGIN, AudioFrontEnd
-from transavs.media.audio_file import SAMPLE_RATE, load_audio, resample
+from transavs.media.audio_file import SAMPLE_RATE, resample
 from transavs.utils.errors import AVSInputError, one_line
 from transavs.utils.limits import MAX_LOG_MEL_BYTES
 from transavs.utils.safe_pickle import load_tensor
@@ -122,7 +122,7 @@ def log_mel_pickle(audio_file: str | Path, seconds: int) -> bytes:
     """The content of one of AVSBench's ``audio_log_mel`` files: a pickled tensor, float32 (``seconds``, 1, 96, 64).
 
     Raises:
-        AVSInputError: see :func:`load_audio`.
+        AVSInputError: see :func:`transavs.media.audio_file.load_audio`.
     """
     return pickle.dumps(VGGishLogMel().load(str(audio_file), None, seconds))
 

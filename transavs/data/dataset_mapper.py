@@ -15,6 +15,7 @@ import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.data import transforms as T
 
+from transavs.data.audio import VGGishLogMel
 from transavs.data.audio_conditions import NegativeAudio
 from transavs.data.augmentations import color_jitter, scale_jitter
 from transavs.data.avsbench import IGNORED_ID
@@ -51,11 +52,11 @@ class AVSDatasetMapper:
         num_classes: int,
         max_objects: int,
         score_size: int,
-        front_end: AudioFrontEnd,
         train_frames: int = 0,
         strict: bool = False,
         negative_audio: NegativeAudio | None = None,
         cache: TensorCache | None = None,
+        front_end: AudioFrontEnd | None = None,
     ):
         """
         Args:
@@ -66,12 +67,12 @@ class AVSDatasetMapper:
             num_classes: K; masks with other class ids than these and IGNORED_ID are refused.
             max_objects: see :func:`transavs.media.images.connected_objects`.
             score_size: H and W when testing; 0 = the clip's own.
-            front_end: makes examples of the sound.
             train_frames: L when training, drawn from the frames that have masks; 0 = all of them.
             strict: refuse what would be repaired, see :mod:`transavs.data.repairs`.
             negative_audio: replaces the audio of some clips, and empties their masks. What replaces it is not
                 cached: noise is never the same again.
             cache: keeps what does not depend on chance, see :meth:`decode`; nothing else changes with it.
+            front_end: makes examples of the sound; None for VGGish's.
         """
         fixed = list(takewhile(lambda augmentation: type(augmentation) is T.Resize, augmentations))
         self.resize = T.AugmentationList(fixed)
@@ -81,7 +82,7 @@ class AVSDatasetMapper:
         self.num_classes = num_classes
         self.max_objects = max_objects
         self.score_size = score_size
-        self.front_end = front_end
+        self.front_end = front_end or VGGishLogMel()
         self.train_frames = train_frames
         self.repairs = RepairLog(strict)
         self.negative_audio = negative_audio

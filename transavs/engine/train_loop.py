@@ -95,7 +95,9 @@ class GuardedTrainer(SimpleTrainer):
         finite = torch.stack([loss.detach().float() for loss in losses.values()]).isfinite().tolist()
         broken = [name for name, is_finite in zip(losses, finite, strict=True) if not is_finite]
         non_finite = bool(broken) or not (self.grad_scaler.is_enabled() or self._gradients_are_finite())
-        silent = all(self._front_end.is_silent(clip["log_mel"]) for clip in batch) and any(clip["masks"].any() for clip in batch)
+        silent = all(self._front_end.is_silent(clip["log_mel"]) for clip in batch) and any(
+            clip["masks"].any() for clip in batch
+        )
         some_non_finite, some_heard = _any_rank(non_finite, not silent, like=next(iter(losses.values())))
         clips = [str(clip["video_id"]) for clip in batch]
         if some_non_finite:

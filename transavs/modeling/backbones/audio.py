@@ -1,4 +1,4 @@
-"""Audio backbones by name: examples of their front-end, (M, 1, 96, 64) for VGGish -> embeddings (M, C), one a second."""
+"""Audio backbones by name: examples of their front-end (M, ...) -> embeddings (M, C), one per second of audio."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -1,7 +1,7 @@
 """Published audio transformers as audio backbones: AST, CLAP's audio encoder and AudioMAE.
 
-Their size is that of the published base model with ``MODEL.AUDIO_BACKBONE.OPTIONS``, whatever weights are loaded, so that
-a config alone builds them. Positions are interpolated from the length that the weights have them for.
+Their size is that of the published base model with ``MODEL.AUDIO_BACKBONE.OPTIONS``, whatever weights are loaded, so
+that a config alone builds them. Positions are interpolated from the length that the weights have them for.
 """
 
 import importlib
