@@ -29,7 +29,7 @@ SHAPES = {"AST": (1, 98, 128), "CLAP": (1, 1001, 64), "AudioMAE": (1, 112, 128)}
 
 
 def make_cfg(name: str, **changes: object):
-    """The tiny quickstart with an audio backbone of the named kind, from YAML as a user writes it."""
+    """The tiny quickstart with a small audio backbone of the named kind."""
     torch.manual_seed(0)
     cfg = load_config(REPOSITORY / "configs/quickstart.yaml", TINY_MODEL)
     settings = cfg.MODEL.AUDIO_BACKBONE
@@ -177,6 +177,10 @@ def test_what_cannot_be_built_is_told_in_one_line(monkeypatch: pytest.MonkeyPatc
         cfg.MODEL.AUDIO_BACKBONE.OPTIONS.hiden_size = 3
         with pytest.raises(AVSInputError, match=rf"^MODEL\.AUDIO_BACKBONE\.OPTIONS: {name} .* .*hiden_size.*: correct"):
             build_audio_backbone(cfg)
+    cfg = make_cfg("AudioMAE")
+    cfg.MODEL.AUDIO_BACKBONE.OPTIONS.checkpoint_path = "somewhere.pth"
+    with pytest.raises(AVSInputError, match="there is no checkpoint_path"):
+        build_audio_backbone(cfg)
     cfg = make_cfg("CLAP")
     cfg.MODEL.AUDIO_BACKBONE.OPTIONS.enable_fusion = True
     with pytest.raises(AVSInputError, match="fusion mixes pieces drawn at random"):
@@ -189,7 +193,7 @@ def test_what_cannot_be_built_is_told_in_one_line(monkeypatch: pytest.MonkeyPatc
 
 def test_a_context_out_of_range_is_refused():
     with pytest.raises(AVSInputError, match=r"CONTEXT is 4\.6: ClapLogMel takes 0 to 4\.5"):
-        build_model(make_cfg("CLAP", CONTEXT=4.6)) and find_front_end(make_cfg("CLAP", CONTEXT=4.6))
+        find_front_end(make_cfg("CLAP", CONTEXT=4.6))
     cfg = load_config(REPOSITORY / "configs/quickstart.yaml", ["MODEL.AUDIO_BACKBONE.CONTEXT", "1.0"])
     with pytest.raises(AVSInputError, match=r"CONTEXT is 1\.0: VGGishLogMel takes 0 to 0\.0"):
         find_front_end(cfg)

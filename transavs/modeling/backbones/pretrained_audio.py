@@ -6,7 +6,8 @@ that a config alone builds them. Positions are interpolated from the length that
 
 import importlib
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,12 @@ class PretrainedAudio(AudioBackbone):
         """Build the model that options and size describe, with random weights."""
         raise NotImplementedError
 
+    def check_options(self, known: Collection[str]) -> None:
+        """Raise a ValueError if an option is none of the ``known`` ones."""
+        unknown = sorted(self.options.keys() - known)
+        if unknown:
+            raise ValueError(f"there is no {unknown[0]}")
+
     def extra_repr(self) -> str:
         return ", ".join(f"{name}={value}" for name, value in self.options.items())
 
@@ -96,9 +103,7 @@ class TransformersAudio(PretrainedAudio):
         """Make the library's config of options and size."""
         transformers = import_transformers(type(self).__name__)
         config_class = getattr(transformers, self.config_name)
-        unknown = sorted(self.options.keys() - config_class().to_dict().keys())
-        if unknown:
-            raise ValueError(f"{self.config_name} has no {unknown[0]}")
+        self.check_options(config_class().to_dict().keys())
         return config_class(**self.options | size)
 
     @property
@@ -240,6 +245,8 @@ class AudioMAE(PretrainedAudio):
         return KaldiFilterBank(cfg.MODEL.AUDIO_BACKBONE.CONTEXT, multiple=16)
 
     def build_body(self, **size: Any) -> nn.Module:
+        # timm's create_model takes others as well, with which a stranger's config would read files.
+        self.check_options(signature(timm.models.VisionTransformer).parameters.keys())
         settings = {"in_chans": 1, "num_classes": 0, "global_pool": "avg", "fc_norm": False}
         model: nn.Module = timm.create_model("vit_base_patch16_224", **settings | self.options | size)
         return model
