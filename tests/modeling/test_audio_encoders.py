@@ -1,5 +1,6 @@
 """Audio backbones with front-ends of their own: AST, CLAP and AudioMAE, at small size and without files."""
 
+import json
 import sys
 from pathlib import Path
 
@@ -234,3 +235,11 @@ def test_the_embedding_cache_knows_encoders_apart_that_differ_in_an_option_alone
             torch.testing.assert_close(embedding, other, atol=1e-5, rtol=1e-4)
         counts.append(len(list(tmp_path.iterdir())))
     assert counts == [2, 4, 4]
+
+
+def test_options_stand_in_yaml(tmp_path: Path):
+    options = json.dumps(AST_SIZE | {"frequency_stride": 16, "time_stride": 16})
+    text = f"_BASE_: {REPOSITORY}/configs/quickstart.yaml\nMODEL:\n  AUDIO_BACKBONE:\n    NAME: AST\n"
+    (tmp_path / "ast.yaml").write_text(f"{text}    OPTIONS: {options}\n")
+    backbone = build_audio_backbone(load_config(tmp_path / "ast.yaml"))
+    assert backbone.body.embeddings.position_embeddings.shape == (1, 2 + 8 * 6, 32)
