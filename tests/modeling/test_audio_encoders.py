@@ -99,8 +99,7 @@ def saved_weights(name: str, folder: Path) -> dict[str, torch.Tensor]:
         return model.audio_model.state_dict()
     settings = {"in_chans": 1, "img_size": (1024, 128), "num_classes": 0, "global_pool": "avg", "fc_norm": False}
     model = timm.create_model("vit_base_patch16_224", **settings, **MAE_SIZE)
-    config = {"architecture": "vit_base_patch16_224", "num_classes": 0, "model_args": settings | MAE_SIZE}
-    timm.models.save_for_hf(model, folder, model_args=config["model_args"])
+    timm.models.save_for_hf(model, folder, model_args=settings | MAE_SIZE, safe_serialization=True)
     return model.state_dict()
 
 
