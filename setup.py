@@ -45,6 +45,7 @@ setup(
         "soundfile>=0.12",
         "av>=14",
         "safetensors>=0.4",
+        "huggingface_hub>=0.25",
         "timm>=1.0.9",
         "pycocotools>=2.0.8",
         "fvcore>=0.1.5.post20221221",
@@ -66,6 +67,7 @@ setup(
     extras_require={
         "export": ["torch>=2.9", "onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.5.4"],
         "web": ["gradio>=6.31"],
+        "wandb": ["wandb>=0.16"],
         # AST and CLAP; and what tests compare Mask2Former's parts with.
         "encoders": ["transformers>=5.24"],
         "dev": [

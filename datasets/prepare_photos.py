@@ -22,7 +22,7 @@ from transavs.utils.errors import AVSInputError
 DATASETS = Path(os.environ.get("DETECTRON2_DATASETS", "datasets"))
 TABLE = Path(__file__).with_name("photos.csv")
 SOURCE = "photos"
-VIDEO_SECONDS, VIDEO_RATE, VIDEO_SIDE = 15, 25, 384
+VIDEO_SECONDS, VIDEO_RATE, VIDEO_SIDE = 30, 25, 384
 
 
 def fetch(entries: list[Entry], folder: Path) -> None:

@@ -22,7 +22,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--input", type=Path, nargs="+", required=True, help="videos, or folders of videos")
     parser.add_argument("--output", type=Path, help="video to write; by default NAME_sounding.mp4, beside --masks none")
     parser.add_argument("--masks", type=Path, help="folder for the masks as PNG, named by frame")
-    parser.add_argument("--json", type=Path, help="file for the masks as run-length code, in COCO's form")
+    parser.add_argument("--json", type=Path, help="file for the masks, a COCO data set")
     parser.add_argument("--fps", type=float, default=5, help="masks per second, 0 = every frame; 5 by default")
     add_model_arguments(parser)
     parser.add_argument("--threshold", type=float, help="score above which a pixel sounds; 0.5 by default")

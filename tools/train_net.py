@@ -1,7 +1,9 @@
 #!/usr/bin/env python
 """Train or evaluate a model: tools/train_net.py --config-file configs/s4_r50.yaml [--eval-only] [KEY VALUE ...]."""
 
+import importlib
 import logging
+import sys
 from argparse import Namespace
 
 from detectron2.config import CfgNode
@@ -17,9 +19,23 @@ from transavs.engine import AVSTrainer, check_registered
 from transavs.engine.launch import launch
 from transavs.modeling.optimize import optimize_for_inference
 from transavs.utils.command_line import run_tool
+from transavs.utils.errors import AVSInputError, one_line
+
+
+def import_modules(names: list[str]) -> None:
+    """Import modules of the user's, which may lie in the current folder."""
+    sys.path.insert(0, "")
+    for name in names:
+        try:
+            importlib.import_module(name)
+        except ImportError as error:
+            raise AVSInputError(
+                f"--import {name}: {one_line(error)}: name a module of this folder or PYTHONPATH"
+            ) from error
 
 
 def setup(args: Namespace) -> CfgNode:
+    import_modules(args.modules)
     args.config_file = str(find_config(args.config_file))  # default_setup opens it again
     cfg = load_config(args.config_file, args.opts)
     check_registered(cfg, training=not args.eval_only)
@@ -47,4 +63,13 @@ def main(args: Namespace) -> None:
 
 
 if __name__ == "__main__":
-    run_tool(lambda: launch(main, default_argument_parser().parse_args()))
+    parser = default_argument_parser()
+    parser.add_argument(
+        "--import",
+        dest="modules",
+        metavar="MODULE",
+        action="append",
+        default=[],
+        help="of yours, which registers data sets or parts of a model; may be given several times",
+    )
+    run_tool(lambda: launch(main, parser.parse_args()))

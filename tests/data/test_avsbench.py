@@ -47,7 +47,7 @@ def test_registered_names_touch_the_disk_only_when_loaded(tmp_path: Path):
     }
     assert names <= set(DatasetCatalog.list())
     assert {MetadataCatalog.get(name).evaluator_type for name in names} == {"avs"}
-    with pytest.raises(AssertionError, match="already registered"):
+    with pytest.raises(AVSInputError, match="avsbench_s4_train is already registered: choose another name"):
         register_all_avsbench(tmp_path / "nowhere")
 
 

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import pycocotools.mask
 import pytest
 import torch
 from detectron2.modeling import build_model
 from helpers.videos import RedWhenLoud, make_video
+from pycocotools.coco import COCO
 
 from transavs import AVSInputError
 from transavs.checkpoint.checkpointer import AVSCheckpointer
@@ -39,9 +39,12 @@ def test_overlay_masks_and_coco_file_agree(rate: float, tmp_path: Path):
     assert found["categories"] == [{"id": 1, "name": "sounding"}]
     assert [level < -60 for level in found["info"]["loudness_db"][:3]] == [False, True, False]
     assert found["annotations"]
-    for annotation in found["annotations"]:
-        mask = cv2.imread(str(tmp_path / "masks" / f"{annotation['image_id']:06d}.png"), cv2.IMREAD_UNCHANGED)
-        np.testing.assert_array_equal(pycocotools.mask.decode(annotation["segmentation"]) * 255, mask)
+    coco = COCO(str(tmp_path / "a.json"))
+    for annotation in coco.loadAnns(coco.getAnnIds()):
+        name = coco.imgs[annotation["image_id"]]["file_name"]
+        assert name == f"{annotation['image_id']:06d}.png"
+        mask = cv2.imread(str(tmp_path / "masks" / name), cv2.IMREAD_UNCHANGED)
+        np.testing.assert_array_equal(coco.annToMask(annotation) * 255, mask)
         assert annotation["area"] == (mask > 0).sum()
         assert annotation["score"] == pytest.approx(1, abs=0.3)
     silent = set(images) - {annotation["image_id"] for annotation in found["annotations"]}

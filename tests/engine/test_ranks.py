@@ -152,6 +152,17 @@ def test_two_processes_train_tpavi_with_avm_as_one(tiny_datasets: Path, tmp_path
     assert_same(losses_and_results(tmp_path / "two"), losses_and_results(tmp_path / "one"))
 
 
+@pytest.mark.slow
+def test_two_processes_accumulate_what_one_sees_at_once(tiny_datasets: Path, tmp_path: Path):
+    """Where no norm and no loss looks at a batch as a whole; one labeled frame of each clip."""
+    options = ("MODEL.RESNETS.NORM", "FrozenBN", "MODEL.SEM_SEG_HEAD.NORM", "FrozenBN", "INPUT.TRAIN_FRAMES", "1")
+    options += ("MODEL.AUDIO_BACKBONE.SMALL_NORM", "FrozenBN", "MODEL.TRANSAVS.ALIGNMENT_WEIGHT", "0.0")
+    finish(start(tiny_datasets, tmp_path / "one", options=options))
+    options += ("SOLVER.IMS_PER_BATCH", "2", "SOLVER.ACCUMULATE", "2")
+    finish(start(tiny_datasets, tmp_path / "two", *LAUNCHER, options=options))
+    assert_same(losses_and_results(tmp_path / "two"), losses_and_results(tmp_path / "one"))
+
+
 def start_two_machines(datasets: Path, output: Path, *options: str) -> list[subprocess.Popen]:
     """Two torchrun agents of one process each that meet on loopback, as two machines would."""
     with socket.socket() as probe:

@@ -136,3 +136,49 @@ def test_silence_is_told_from_the_faintest_sound():
     assert VGGishLogMel().is_silent(examples)
     examples[1, 0, 3, 4] = math.log(LOG_OFFSET + 1e-4)
     assert not VGGishLogMel().is_silent(examples)
+
+
+# No norm and no loss that looks at the batch as a whole.
+CLIP_BY_CLIP = [
+    *("MODEL.RESNETS.NORM", "FrozenBN", "MODEL.SEM_SEG_HEAD.NORM", "FrozenBN", "SOLVER.CLIP_GRADIENTS.ENABLED", False),
+    *("MODEL.AUDIO_BACKBONE.SMALL_NORM", "FrozenBN", "MODEL.TRANSAVS.ALIGNMENT_WEIGHT", 0.0),
+]
+
+
+def test_accumulated_batches_are_one_larger_batch(trainer_of):
+    """In losses, in the gradient and, step after step, in the clips that come next."""
+    gradients, losses = [], []
+    for batch, accumulate in ((4, 1), (2, 2), (1, 4)):
+        torch.manual_seed(0)
+        settings = ("SEED", 3, "SOLVER.IMS_PER_BATCH", batch, "SOLVER.ACCUMULATE", accumulate)
+        trainer = trainer_of(*CLIP_BY_CLIP, *settings)
+        steps(trainer, 2)
+        gradients.append([p.grad for p in trainer.model.parameters() if p.grad is not None])
+        losses.append({name: value for name, (value, _) in trainer.storage.latest().items() if "loss" in name})
+    assert losses[1:] == [pytest.approx(losses[0], rel=1e-4)] * 2
+    assert len(gradients[0]) > 50
+    for found in gradients[1:]:
+        torch.testing.assert_close(found, gradients[0], rtol=1e-3, atol=1e-5)
+
+
+def test_a_faulty_batch_takes_its_whole_step_along(trainer_of, logged: pytest.LogCaptureFixture):
+    trainer = trainer_of("SOLVER.ON_NON_FINITE", "skip", "SOLVER.ACCUMULATE", 3)
+    batches: list[list[str]] = []
+
+    def spoil(model, inputs: tuple, losses: dict) -> dict:
+        batches.append([clip["video_id"] for clip in inputs[0]])
+        return losses | {"loss_dice": losses["loss_dice"] * math.nan} if len(batches) == 2 else losses
+
+    trainer.model.register_forward_hook(spoil)
+    before = everything_learnt(trainer)
+    steps(trainer, 1)
+    assert len(batches) == 3
+    assert all(map(torch.equal, before, everything_learnt(trainer)))
+    assert f"iteration 0, clips {', '.join(batches[1])}: not finite: loss_dice: skipped" in logged.text
+
+
+def test_going_on_skips_the_clips_of_all_batches_of_a_step(trainer_of):
+    trainer = trainer_of("SOLVER.ACCUMULATE", 2, "SEED", 3)
+    whole, left = (iter(trainer.build_train_loader(trainer.cfg, start)) for start in (0, 2))
+    seen, expected = ([[clip["video_id"] for clip in next(loader)] for _ in range(6)] for loader in (left, whole))
+    assert seen[:2] == expected[4:]

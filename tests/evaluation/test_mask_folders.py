@@ -1,6 +1,7 @@
 """Masks scored from folders: the evaluator's numbers, and one clear line for what is wrong."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -10,6 +11,8 @@ import pytest
 import torch
 from helpers.repository import run_tool
 from PIL import Image
+from pycocotools.coco import COCO
+from torch.nn import functional as F
 
 from transavs import AVSInputError
 from transavs.data.avsbench import load_avsbench
@@ -103,7 +106,7 @@ def test_written_predictions_score_as_they_did(tiny_datasets: Path, tmp_path: Pa
     root = tiny_datasets / "synthetic" / ("AVSBench_semantic" if subset == "avss" else "")
     records, gt = load_avsbench(root, subset, "test"), tmp_path / "gt"
     names = [str(c) for c in range(classes)]
-    evaluators = AVSEvaluator(names), PredictionWriter(tmp_path, FORMATS, classes)
+    evaluators = AVSEvaluator(names), PredictionWriter(tmp_path, FORMATS, names)
     for evaluator in evaluators:
         evaluator.reset()
     for record in records:
@@ -134,9 +137,45 @@ def test_written_predictions_score_as_they_did(tiny_datasets: Path, tmp_path: Pa
         assert (pycocotools.mask.decode(code["segmentation"]) == (written == value)).all()
 
 
+@pytest.mark.parametrize(("subset", "classes"), [("s4", 2), ("avss", 7)])
+def test_the_coco_data_set_holds_what_was_predicted(tiny_datasets: Path, tmp_path: Path, subset: str, classes: int):
+    """By pycocotools, against the masks themselves; the images are found below one folder."""
+    root = tiny_datasets / "synthetic" / ("AVSBench_semantic" if subset == "avss" else "")
+    names = ["background", *(f"class {number}" for number in range(1, classes))]
+    writer, predicted = PredictionWriter(tmp_path, ["coco"], names), {}
+    writer.reset()
+    records = load_avsbench(root, subset, "test")
+    for number, record in enumerate(records):
+        masks = torch.randint(classes, (len(record["file_names"]), 12, 18), generator=torch.manual_seed(number))
+        masks[0] = 0  # where nothing sounds
+        clip = record | {"labeled_frames": torch.tensor(record["labeled_frames"])}
+        writer.process([clip], [{"sem_seg": F.one_hot(masks, classes).permute(0, 3, 1, 2).float()}])
+        predicted |= {(record["video_id"], frame): masks[frame].numpy() for frame in record["labeled_frames"]}
+    writer.evaluate()
+    coco = COCO(str(tmp_path / "coco.json"))
+    assert [entry["name"] for entry in coco.loadCats(coco.getCatIds())] == names[1:]
+    paths = {(record["video_id"], frame): path for record in records for frame, path in enumerate(record["file_names"])}
+    folder = Path(os.path.commonpath([Path(paths[key]).parent for key in predicted]))
+    images = coco.loadImgs(coco.getImgIds())
+    assert [folder / image["file_name"] for image in images] == [
+        Path(paths[image["video_id"], image["frame"]]) for image in images
+    ]
+    for image in images:
+        found = np.zeros((image["height"], image["width"]), dtype=np.int64)
+        for annotation in coco.loadAnns(coco.getAnnIds(image["id"])):
+            mask = coco.annToMask(annotation).astype(bool)
+            rows, columns = mask.any(1).nonzero()[0], mask.any(0).nonzero()[0]
+            corner = [columns.min(), rows.min()]
+            assert annotation["bbox"] == [*corner, np.ptp(columns) + 1, np.ptp(rows) + 1]
+            assert annotation["area"] == mask.sum()
+            found[mask] = annotation["category_id"]
+        np.testing.assert_array_equal(found, predicted.pop((image["video_id"], image["frame"])))
+    assert not predicted
+
+
 def test_predictions_have_no_such_form(tmp_path: Path):
     with pytest.raises(AVSInputError, match=r"SAVE_PREDICTIONS holds \['gif'\]: choose from rle"):
-        PredictionWriter(tmp_path, ["png", "gif"], 2)
+        PredictionWriter(tmp_path, ["png", "gif"], ["background", "sounding"])
 
 
 def test_binary_files_need_no_white(tmp_path: Path):

@@ -34,7 +34,7 @@ from transavs.media.video_reader import Video
 from transavs.modeling.backbones.audio import SmallAudioNet, load_audio_weights
 from transavs.modeling.backbones.timm import TimmBackbone
 from transavs.utils.errors import AVSInputError
-from transavs.utils.weight_files import read_checkpoint
+from transavs.utils.weight_files import read_about, read_checkpoint
 from transavs.visualization.runs import read_curves, read_results
 
 SMALL_TIMM = "test_resnet"
@@ -158,6 +158,7 @@ READERS: dict[str, tuple[Callable[[Path], object], Callable[[Good], list[bytes]]
     "checkpoint.pth": (read_checkpoint, lambda good: [good.weights.read_bytes()]),
     "model.pth": (lambda path: load_model(path, "cpu"), lambda good: [good.weights.read_bytes()]),
     "weights.safetensors": (read_checkpoint, lambda good: [safetensors.torch.save({"a": torch.ones(9)})]),
+    "transavs.json": (read_about, lambda good: [b'{"class_names": ["background", "dog"], "versions": {}}']),
     "catalog.pkl": (read_checkpoint, lambda good: [pickle.dumps({"blobs": {"a": np.ones(9)}})]),
     "torchvision.pth": (
         lambda path: convert_weights("torchvision", path, path.with_name("out")),

@@ -277,6 +277,27 @@ def test_only_labeled_frames_take_part_in_training(tiny_cfg, ms3_records: list[d
     assert {name: value.item() for name, value in before.items()} == {n: v.item() for n, v in after.items()}
 
 
+def test_only_seconds_that_labeled_frames_hear_are_embedded(tiny_cfg, ms3_records: list[dict]):
+    tiny_cfg.INPUT.TRAIN_FRAMES = 2
+    clips = load_clips(tiny_cfg, ms3_records[:3], is_train=True)
+    model = build_model(tiny_cfg).train()
+    model.audio_backbone.eval()  # in training a batch norm looks at all that it is given
+    embedded: list[int] = []
+    model.audio_backbone.register_forward_pre_hook(lambda _, inputs: embedded.append(len(inputs[0])))
+    losses = model(clips)
+    sum(losses.values()).backward()
+    gradient = model.audio_backbone.embedding.weight.grad.clone()
+    model.zero_grad()
+
+    whole = torch.stack(model.audio_embeddings(clips))
+    model.heard_embeddings = lambda _: whole
+    expected = model(clips)
+    sum(expected.values()).backward()
+    assert embedded == [6, 15]
+    torch.testing.assert_close(losses, expected)
+    torch.testing.assert_close(gradient, model.audio_backbone.embedding.weight.grad)
+
+
 @pytest.mark.parametrize("query_mode", ["frame", "clip"])
 def test_clips_of_several_lengths_in_a_batch(tiny_cfg, tiny_datasets: Path, query_mode: str):
     """Inference is that of each clip alone, training that of the labeled frames alone, whatever pads the shorter."""

@@ -162,6 +162,7 @@ EXTRACTION = (
 TOOLS = {
     "tools/train_net.py --config-file gone.yaml": "gone.yaml",
     "tools/train_net.py --config-file empty": "empty",
+    "tools/train_net.py --import no_such_module --config-file {config}": "--import no_such_module",
     "tools/train_net.py --config-file {config} SEED": "SEED",
     "tools/train_net.py --config-file {config} INPUT.IMAGE_SIZE 0": "INPUT.IMAGE_SIZE",
     "tools/train_net.py --config-file {config} OUTPUT_DIR words": "words",

@@ -96,7 +96,7 @@ def test_names_in_a_csv_lead_nowhere(subset: str, name: str, tmp_path: Path):
 def test_predictions_stay_in_their_folder(ms3_records: list[dict], tmp_path: Path):
     record = ms3_records[0] | {"labeled_frames": torch.tensor([0]), "mask_file_names": ["/data/../elsewhere/0.png"]}
     for kind in ("png", "probabilities"):
-        process = PredictionWriter(tmp_path / "out", [kind], 2).process
+        process = PredictionWriter(tmp_path / "out", [kind], ["background", "sounding"]).process
         clip, output = record | {"mask_root": "/data"}, {"sem_seg": torch.rand(1, 2, 4, 4)}
         assert_refused(partial(process, [clip], [output]), "elsewhere/0.png", tmp_path)
 

@@ -13,6 +13,7 @@ from detectron2.data import MetadataCatalog
 from detectron2.utils.file_io import PathManager
 from torch import nn
 
+from transavs.checkpoint.hub import local_weights
 from transavs.checkpoint.versions import versions
 from transavs.utils.atomic_files import PARTIAL, atomic_write
 from transavs.utils.errors import AVSInputError, one_line
@@ -24,10 +25,13 @@ LAST = "last_checkpoint"
 
 
 class _WholeFiles:
-    """detectron2's path manager, but local files are written beside and renamed."""
+    """detectron2's path manager, but local files are written beside and renamed, and weights are found by name."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(PathManager, name)
+
+    def get_local_path(self, path: str) -> str:
+        return str(local_weights(path))
 
     @contextmanager
     def open(self, path: str, mode: str = "r", **options: Any) -> Iterator[IO]:

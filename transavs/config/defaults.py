@@ -22,6 +22,7 @@ def add_transavs_config(cfg: CN) -> None:
     _add_criterion_config(cfg)
     _add_tpavi_config(cfg)
     _add_solver_config(cfg)
+    _add_logging_config(cfg)
     for old, new in RENAMED_KEYS.items():
         cfg.register_renamed_key(old, new)
 
@@ -59,6 +60,9 @@ def _add_data_config(cfg: CN) -> None:
     # What the network computes in when it is evaluated: "float32", or under autocast "bfloat16" or "float16", the
     # latter on GPUs alone. Scores and metrics are float32 and float64 all the same.
     cfg.TEST.PRECISION = "float32"
+    # TEST.AUG, of detectron2, averages probabilities: over these sides in pixels that the network's square input is
+    # scaled to, () = INPUT.IMAGE_SIZE alone; and with FLIP over mirrored frames too. Validation goes without.
+    cfg.TEST.AUG.MIN_SIZES = ()
     # Folder in which decoded and resized clips are kept, a file each, for any number of workers and runs; "" decodes
     # them anew in every epoch. Nothing is ever removed from it.
     cfg.DATALOADER.CLIP_CACHE = ""
@@ -68,8 +72,8 @@ def _add_data_config(cfg: CN) -> None:
     # Refuse what AVSBench's own loaders take, see transavs/data/repairs.py: masks of another size, missing frames and
     # masks in training, short audio.
     cfg.DATALOADER.STRICT = False
-    # Predictions to keep in OUTPUT_DIR/inference, see transavs/evaluation/prediction_writer.py: "rle" (JSON), "png"
-    # (masks or class ids), "probabilities" (gray levels).
+    # Predictions to keep in OUTPUT_DIR/inference, see transavs/evaluation/prediction_writer.py: "rle" (JSON), "coco"
+    # (a COCO data set), "png" (masks or class ids), "probabilities" (gray levels).
     cfg.TEST.SAVE_PREDICTIONS = []
     # Clips in the figure that an evaluation draws into OUTPUT_DIR; 0 draws none.
     cfg.TEST.FIGURE_CLIPS = 6
@@ -96,6 +100,9 @@ def _add_backbone_config(cfg: CN) -> None:
     # Names of modules whose activations are computed again in the backward pass, "*" for any characters, such as
     # ["backbone.res?.*", "query_decoder.decoder.*"]: less memory, more time.
     cfg.MODEL.ACTIVATION_CHECKPOINTING = []
+
+    # Backend of torch.compile for the network in training, such as "inductor"; "" = none.
+    cfg.MODEL.COMPILE = ""
 
     cfg.MODEL.AUDIO_BACKBONE = CN()
     # Name in AUDIO_BACKBONE_REGISTRY.
@@ -224,6 +231,9 @@ def _add_tpavi_config(cfg: CN) -> None:
 def _add_solver_config(cfg: CN) -> None:
     # Learning rate of the visual backbone relative to BASE_LR.
     cfg.SOLVER.BACKBONE_MULTIPLIER = 0.1
+    # Batches of IMS_PER_BATCH clips (of all ranks together) whose mean gradient makes one step, which is an iteration:
+    # that of IMS_PER_BATCH * ACCUMULATE clips at once, but for norms and losses that look at a batch as a whole.
+    cfg.SOLVER.ACCUMULATE = 1
     # What SOLVER.AMP.ENABLED computes in: "bfloat16", "float16", whose gradients are scaled, on GPUs alone, or "" for
     # bfloat16 where the device has it, which every CPU does, and else float16.
     cfg.SOLVER.AMP.PRECISION = ""
@@ -233,6 +243,20 @@ def _add_solver_config(cfg: CN) -> None:
     cfg.SOLVER.ON_SILENT_BATCH = "train"
     # Batches in a row that may be skipped; at one more the run stops.
     cfg.SOLVER.MAX_SKIPPED_BATCHES = 10
+    # Evaluate, and write as the checkpoints' model, an exponential moving average of the weights; after each iteration
+    # it is DECAY of itself and 1 - DECAY of the weights.
+    cfg.MODEL.EMA = CN()
+    cfg.MODEL.EMA.ENABLED = False
+    cfg.MODEL.EMA.DECAY = 0.999
     # Used by LR_SCHEDULER_NAME WarmupPolyLR.
     cfg.SOLVER.POLY_LR_POWER = 0.9
     cfg.SOLVER.POLY_LR_CONSTANT_ENDING = 0.0
+
+
+def _add_logging_config(cfg: CN) -> None:
+    # Send what metrics.json holds to Weights & Biases too, which needs "transavs[wandb]".
+    cfg.WANDB = CN()
+    cfg.WANDB.ENABLED = False
+    cfg.WANDB.PROJECT = "transavs"
+    # Of the run; "" = that of OUTPUT_DIR.
+    cfg.WANDB.NAME = ""

@@ -138,6 +138,13 @@ def parse_config(text: str, source: str | Path) -> CN:
     return cfg
 
 
+def portable_config(cfg: CN) -> CN:
+    """Copy a config without the device, the file and the folder of the machine that it was loaded on."""
+    portable, default = cfg.clone(), _default_config()
+    portable.MODEL.DEVICE, portable.MODEL.WEIGHTS, portable.OUTPUT_DIR = default.MODEL.DEVICE, "", default.OUTPUT_DIR
+    return portable
+
+
 def _default_config() -> CN:
     cfg = get_cfg()
     add_transavs_config(cfg)

@@ -2,7 +2,7 @@
 
 import math
 import reprlib
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from detectron2.config import CfgNode
@@ -15,7 +15,7 @@ from transavs.utils.precision import PRECISIONS
 
 SMALLEST_IMAGE = 8  # side in pixels
 
-# Key -> least and largest value. Those that would fail late, or quietly do something else.
+# Key -> least and largest value, or of each entry of a list. Those that would fail late, or quietly do something else.
 RANGES: dict[str, tuple[float, float]] = {
     "INPUT.NUM_FRAMES": (1, math.inf),
     "INPUT.IMAGE_SIZE": (SMALLEST_IMAGE, MAX_SIDE),
@@ -26,7 +26,10 @@ RANGES: dict[str, tuple[float, float]] = {
     "TEST.FRAMES_PER_CHUNK": (1, math.inf),
     "TEST.EVAL_PERIOD": (0, math.inf),
     "SOLVER.IMS_PER_BATCH": (1, math.inf),
+    "SOLVER.ACCUMULATE": (1, math.inf),
     "SOLVER.CHECKPOINT_PERIOD": (1, math.inf),
+    "TEST.AUG.MIN_SIZES": (SMALLEST_IMAGE, MAX_SIDE),
+    "MODEL.EMA.DECAY": (0, 1),
     "MODEL.TIMM.LAYER_DECAY": (0, 1),
     "MODEL.AUDIO_BACKBONE.CONTEXT": (0, 10),
     "MODEL.SEM_SEG_HEAD.NUM_CLASSES": (2, 2**16),
@@ -46,6 +49,7 @@ CHOICES: dict[str, Collection[Any]] = {
     "TEST.SAVE_PREDICTIONS": FORMATS,
     "TEST.PRECISION": PRECISIONS,
     "DATALOADER.ON_BROKEN_CLIP": ("stop", "skip"),
+    "MODEL.COMPILE": ("", "inductor", "cudagraphs", "aot_eager", "eager"),
     "SOLVER.AMP.PRECISION": ("", "bfloat16", "float16"),
     "SOLVER.ON_NON_FINITE": ("stop", "skip"),
     "SOLVER.ON_SILENT_BATCH": ("train", "skip", "stop"),
@@ -78,16 +82,23 @@ def check_values(cfg: CfgNode, default: CfgNode) -> None:
     for key in _emptied(cfg, default):
         raise AVSInputError(f"{key} has no value: give one, or leave the key out")
     for key, (least, most) in RANGES.items():
-        value = _value(cfg, key)
-        if not isinstance(value, int | float) or not least <= value <= most:
-            wanted = f"{least} or more" if most == math.inf else f"{least} to {most}"
-            raise AVSInputError(f"{key} is {reprlib.repr(value)}: give {wanted}")
+        for value in _entries(_value(cfg, key)):
+            if not isinstance(value, int | float) or not least <= value <= most:
+                wanted = f"{least} or more" if most == math.inf else f"{least} to {most}"
+                raise AVSInputError(f"{key} is {reprlib.repr(value)}: give {wanted}")
     for key, choices in CHOICES.items():
-        value = _value(cfg, key)
-        for entry in value if isinstance(value, list | tuple) else [value]:
+        for entry in _entries(_value(cfg, key)):
             if entry not in list(choices):
                 listed = ", ".join(map(repr, choices))
                 raise AVSInputError(f"{key} holds {reprlib.repr(entry)}: choose from {listed}")
+    if cfg.MODEL.COMPILE and cfg.MODEL.ACTIVATION_CHECKPOINTING:
+        raise AVSInputError(
+            "MODEL.COMPILE and MODEL.ACTIVATION_CHECKPOINTING exclude each other: set the one to '' or the other to []"
+        )
+
+
+def _entries(value: Any) -> Sequence[Any]:
+    return value if isinstance(value, list | tuple) else [value]
 
 
 def _emptied(cfg: CfgNode, default: CfgNode, path: str = "") -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""AVSBench trees on disk -> detectron2 records, registered as ``avsbench_*``, ``synthetic_*`` and ``photos_*``.
+"""AVSBench trees on disk -> detectron2 records, registered as ``avsbench_*``, ``synthetic_*``, ``photos_*`` and yours.
 
 A record holds ``video_id, category``, the classes that it ``sounds`` of and has ``in_view`` as far as the csv tells,
 ``file_names`` (T frame paths), ``mask_file_names`` (L paths below ``mask_root``), ``mask_encoding`` (see
@@ -171,6 +171,7 @@ LAYOUTS = {
 
 # Data set name -> what to do where it is missing, and the root of each subset below $DETECTRON2_DATASETS.
 AVSBENCH_HINT = "get AVSBench as datasets/README.md says"
+ELSEWHERE = ", or point DETECTRON2_DATASETS at the folder that holds it"
 SOURCES = {
     "avsbench": (AVSBENCH_HINT, {"s4": "AVSBench_object", "ms3": "AVSBench_object", "avss": "AVSBench_semantic"}),
     "synthetic": (
@@ -186,7 +187,7 @@ SOURCES = {
 RENAMED = {"AVSBench_object": (".",), "AVSBench_semantic": ("AVSS",)}
 
 
-def read_clip_names(root: str | Path, subset: str, hint: str = AVSBENCH_HINT) -> dict[int, dict[str, str]]:
+def read_clip_names(root: str | Path, subset: str, hint: str = AVSBENCH_HINT + ELSEWHERE) -> dict[int, dict[str, str]]:
     """Read the csv of one subset as it stands; no value is checked.
 
     Args:
@@ -203,7 +204,7 @@ def read_clip_names(root: str | Path, subset: str, hint: str = AVSBENCH_HINT) ->
     layout = choose(LAYOUTS, subset, "subset")
     meta = Path(root) / layout.meta
     if not meta.is_file():
-        raise AVSInputError(f"{meta} does not exist: {hint}, or point DETECTRON2_DATASETS at the folder that holds it")
+        raise AVSInputError(f"{meta} does not exist: {hint}")
     return read_rows(meta, layout)
 
 
@@ -235,7 +236,9 @@ def read_rows(meta: Path, layout: Layout, **more: str) -> dict[int, dict[str, st
     }
 
 
-def load_avsbench(root: str | Path, subset: str, split: str, hint: str = AVSBENCH_HINT) -> list[dict[str, Any]]:
+def load_avsbench(
+    root: str | Path, subset: str, split: str, hint: str = AVSBENCH_HINT + ELSEWHERE
+) -> list[dict[str, Any]]:
     """Read the csv of one subset and list the records of one split.
 
     Args:
@@ -307,29 +310,58 @@ def subset_root(datasets_root: str | Path, folder: str, subset: str) -> Path:
 
 
 def _load_registered(
-    name: str, datasets_root: str | Path, folder: str, subset: str, split: str, hint: str
+    name: str, root: Path, subset: str, split: str, hint: str, sounds_root: Path | None
 ) -> list[dict[str, Any]]:
     """The records of a registered data set; names its classes in the metadata, which may take reading a file."""
-    root = subset_root(datasets_root, folder, subset)
-    records = load_avsbench(root, subset, split, hint)
-    if sounds_in := LAYOUTS[subset].sounds_in:
-        (other, part), source = sounds_in, name.partition("_")[0]
-        _fill_sounds(records, subset_root(datasets_root, SOURCES[source][1][other], other), other, part)
-    MetadataCatalog.get(name).set(stuff_classes=LAYOUTS[subset].read_class_names(root))
+    found = subset_root(root.parent, root.name, subset)
+    records = load_avsbench(found, subset, split, hint)
+    if sounds_root is not None and (sounds_in := LAYOUTS[subset].sounds_in):
+        other, part = sounds_in
+        _fill_sounds(records, subset_root(sounds_root.parent, sounds_root.name, other), other, part)
+    MetadataCatalog.get(name).set(stuff_classes=LAYOUTS[subset].read_class_names(found))
     return records
 
 
-def register_all_avsbench(root: str | Path) -> None:
-    """Register ``{avsbench,synthetic,photos}_{s4,ms3,avss}_{train,val,test}`` below ``root``; touches no file.
+def register_avs_dataset(
+    name: str,
+    root: str | Path,
+    layout: str,
+    *,
+    hint: str = "correct the root that the data set is registered with",
+    sounds_root: str | Path | None = None,
+) -> None:
+    """Register the splits of a tree as ``{name}_train``, ``{name}_val`` and ``{name}_test``; touches no file.
 
     ``stuff_classes`` stands in the metadata once the data set has been loaded.
+
+    Args:
+        name: for DATASETS.TRAIN, VAL and TEST, before the split.
+        root: folder that the layout's paths begin in.
+        layout: key of LAYOUTS: "s4", "ms3" or "avss".
+        hint: what the user should do where the tree is missing; ends the error message.
+        sounds_root: root of an "avss" tree that says what sounds in the videos of an "ms3" tree whose csv does not.
+
+    Raises:
+        AVSInputError: there is no such layout, or the name is taken.
     """
+    choose(LAYOUTS, layout, "layout")
+    sounds = None if sounds_root is None else Path(sounds_root)
+    for split in SPLITS:
+        full_name = f"{name}_{split}"
+        if full_name in DatasetCatalog.list():
+            raise AVSInputError(f"the data set {full_name} is already registered: choose another name")
+        loader = partial(_load_registered, full_name, Path(root), layout, split, hint, sounds)
+        DatasetCatalog.register(full_name, loader)
+        MetadataCatalog.get(full_name).set(evaluator_type="avs")
+
+
+def register_all_avsbench(root: str | Path) -> None:
+    """Register ``{avsbench,synthetic,photos}_{s4,ms3,avss}_{train,val,test}`` below ``root``; touches no file."""
     for source, (hint, folders) in SOURCES.items():
+        sounds_root = Path(root, folders["avss"])
         for subset, folder in folders.items():
-            for split in SPLITS:
-                name = f"{source}_{subset}_{split}"
-                DatasetCatalog.register(name, partial(_load_registered, name, root, folder, subset, split, hint))
-                MetadataCatalog.get(name).set(evaluator_type="avs")
+            name, tree = f"{source}_{subset}", Path(root, folder)
+            register_avs_dataset(name, tree, subset, hint=hint + ELSEWHERE, sounds_root=sounds_root)
 
 
 register_all_avsbench(os.path.expanduser(os.environ.get("DETECTRON2_DATASETS", "datasets")))

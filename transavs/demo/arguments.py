@@ -7,13 +7,16 @@ from typing import Any
 from transavs.inference.predictor import AVSPredictor
 from transavs.utils.precision import PRECISIONS
 
-WEIGHTS = Path("output/quickstart/model_final.pth")
+WEIGHTS = "output/quickstart/model_final.pth"
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     """Add ``--weights``, ``--config-file``, ``--device``, ``--precision`` and ``--trust-program``."""
     parser.add_argument(
-        "--weights", type=Path, default=WEIGHTS, help="checkpoint or exported model; the quickstart's by default"
+        "--weights",
+        default=WEIGHTS,
+        help="checkpoint, exported model, folder of save_pretrained, address or hf://owner/name; the quickstart's by "
+        "default",
     )
     parser.add_argument("--config-file", type=Path, help="for weights that carry no config")
     parser.add_argument("--device", help="such as cpu or cuda:1; a GPU where there is one by default")

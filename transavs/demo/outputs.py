@@ -17,7 +17,7 @@ from transavs.demo.loudness import LoudnessStrip, loudness_per_second
 from transavs.evaluation.prediction_writer import WHITE
 from transavs.inference.prediction import FramePrediction, SoundingObject
 from transavs.media.audio_stream import Sound
-from transavs.media.images import encode_mask
+from transavs.media.images import coco_annotation, coco_categories
 from transavs.media.video_reader import Video, VideoFrame
 from transavs.media.video_writer import VideoWriter, sound_of
 from transavs.utils.atomic_files import write_image
@@ -52,6 +52,11 @@ def class_map(objects: Sequence[SoundingObject], size: tuple[int, int]) -> np.nd
     for found in objects:
         classes[found.mask] = found.category_id
     return classes
+
+
+def mask_name(prediction: FramePrediction) -> str:
+    """Name of the file of a frame's mask."""
+    return f"{prediction.index:06d}.png"
 
 
 class OverlayVideo(Output):
@@ -142,7 +147,7 @@ class MaskFiles(Output):
         mask = class_map(objects, prediction.size)
         if len(prediction.class_names) == 2:
             mask = mask * np.uint8(WHITE)
-        write_image(self._folder / f"{prediction.index:06d}.png", mask)
+        write_image(self._folder / mask_name(prediction), mask)
 
     def close(self, complete: bool) -> None:
         if complete:
@@ -150,7 +155,10 @@ class MaskFiles(Output):
 
 
 class CocoFile(Output):
-    """A JSON file in COCO's form with run-length code, times, scores and loudness; written as predictions come."""
+    """A COCO data set with run-length code, times, scores and loudness; written as predictions come.
+
+    Its images are called as :class:`MaskFiles` calls masks: by the frame's index.
+    """
 
     def __init__(self, video: Video, path: str | Path, levels: np.ndarray):
         """
@@ -179,13 +187,13 @@ class CocoFile(Output):
 
     def add(self, prediction: FramePrediction, objects: Sequence[SoundingObject]) -> None:
         height, width = prediction.size
-        self._categories = [{"id": n, "name": name} for n, name in enumerate(prediction.class_names) if n]
-        about = {"id": prediction.index, "time": prediction.time, "height": height, "width": width}
-        self._images.append(about | {"loudness_db": prediction.loudness})
+        self._categories = coco_categories(prediction.class_names)
+        about = {"id": prediction.index, "file_name": mask_name(prediction), "height": height, "width": width}
+        self._images.append(about | {"time": prediction.time, "loudness_db": prediction.loudness})
         for found in objects:
             self._annotations += 1
-            annotation = {"id": self._annotations, "image_id": prediction.index, "category_id": found.category_id}
-            annotation |= {"score": found.score, "iscrowd": 0} | encode_mask(found.mask)
+            annotation = coco_annotation(self._annotations, prediction.index, found.category_id, found.mask)
+            annotation["score"] = found.score
             self._file.write(("," if self._annotations > 1 else "") + "\n" + json.dumps(annotation))
 
     def close(self, complete: bool) -> None:

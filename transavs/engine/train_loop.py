@@ -4,6 +4,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -16,6 +17,8 @@ from transavs.data.audio import VGGishLogMel
 from transavs.data.front_ends import AudioFrontEnd
 from transavs.utils.errors import AVSInputError
 from transavs.utils.precision import autocast
+
+Batch = Sequence[Mapping[str, Any]]
 
 
 class GuardedTrainer(SimpleTrainer):
@@ -36,6 +39,7 @@ class GuardedTrainer(SimpleTrainer):
         on_non_finite: str = "stop",
         on_silent_batch: str = "train",
         max_skipped: int = 10,
+        accumulate: int = 1,
         repairs: Counter[str] | None = None,
         front_end: AudioFrontEnd | None = None,
     ):
@@ -47,6 +51,7 @@ class GuardedTrainer(SimpleTrainer):
             on_non_finite: "stop" or "skip".
             on_silent_batch: "stop", "skip" or "train", which warns.
             max_skipped: batches in a row; at one more the run stops.
+            accumulate: batches whose mean gradient makes one step; they are skipped together, as one batch.
             repairs: counts up what was repaired in this rank's clips, by kind; see transavs.data.repairs.
             front_end: that made the clips' examples; None for VGGish's.
         """
@@ -57,32 +62,48 @@ class GuardedTrainer(SimpleTrainer):
         self.grad_scaler = torch.amp.GradScaler(self._device_type, enabled=precision == torch.float16)
         self._on_non_finite, self._on_silent_batch = on_non_finite, on_silent_batch
         self._max_skipped, self._skipped_in_a_row = max_skipped, 0
+        self._accumulate = accumulate
         self._repairs = Counter[str]() if repairs is None else repairs
         self._front_end = front_end or VGGishLogMel()
 
     def run_step(self) -> None:
-        """One iteration.
+        """One iteration: a step of the optimizer.
 
         Raises:
             AVSInputError: a batch at fault is to stop the run, or too many in a row were skipped.
         """
-        start = time.perf_counter()
-        batch = next(self._data_loader_iter)
-        data_time = time.perf_counter() - start
-        self._repairs.update(kind for clip in batch for kind in clip.get("repairs", ()))
+        batches: list[Batch] = []
+        found: list[dict[str, Tensor]] = []
+        data_time = 0.0
         buffers = self._kept_buffers()
-        with autocast(self._precision, self._device_type):
-            losses = self.model(batch)
         self.optimizer.zero_grad()
-        self.grad_scaler.scale(sum(losses.values())).backward()
-        if self._is_skipped(batch, losses):
+        for number in range(1, self._accumulate + 1):
+            start = time.perf_counter()
+            batches.append(next(self._data_loader_iter))
+            data_time += time.perf_counter() - start
+            self._repairs.update(kind for clip in batches[-1] for kind in clip.get("repairs", ()))
+            with self._reduction(number == self._accumulate):
+                found.append(self._add_gradient(batches[-1]))
+        if self._is_skipped(batches, found):
             self.optimizer.zero_grad()
             for buffer, kept in zip(self.model.buffers(), buffers, strict=True):
                 buffer.copy_(kept)
             return
-        self._write_metrics(losses, data_time)
+        self._write_metrics({name: sum(each[name] for each in found) / len(found) for name in found[0]}, data_time)
         self.grad_scaler.step(self.optimizer)
         self.grad_scaler.update()
+
+    def _reduction(self, is_last: bool) -> AbstractContextManager[None]:
+        """Context of a batch, in which ranks average what they have added up so far if it is the last of its step."""
+        is_shared = isinstance(self.model, nn.parallel.DistributedDataParallel)
+        return self.model.no_sync() if is_shared and not is_last else nullcontext()
+
+    def _add_gradient(self, batch: Batch) -> dict[str, Tensor]:
+        """Add a batch's share to the gradient; returns its losses."""
+        with autocast(self._precision, self._device_type):
+            losses = self.model(batch)
+        self.grad_scaler.scale(sum(losses.values()) / self._accumulate).backward()
+        return {name: loss.detach() for name, loss in losses.items()}
 
     def _kept_buffers(self) -> list[Tensor]:
         """Running statistics as they are before the batch; nothing where no batch is skipped."""
@@ -90,26 +111,26 @@ class GuardedTrainer(SimpleTrainer):
             return []
         return [buffer.clone() for buffer in self.model.buffers()]
 
-    def _is_skipped(self, batch: Sequence[Mapping[str, Any]], losses: Mapping[str, Tensor]) -> bool:
-        """Decide whether the ranks together skip the batch; what is wrong with it is told or raised."""
-        finite = torch.stack([loss.detach().float() for loss in losses.values()]).isfinite().tolist()
-        broken = [name for name, is_finite in zip(losses, finite, strict=True) if not is_finite]
-        non_finite = bool(broken) or not (self.grad_scaler.is_enabled() or self._gradients_are_finite())
-        silent = all(self._front_end.is_silent(clip["log_mel"]) for clip in batch) and any(
-            clip["masks"].any() for clip in batch
-        )
-        some_non_finite, some_heard = _any_rank(non_finite, not silent, like=next(iter(losses.values())))
-        clips = [str(clip["video_id"]) for clip in batch]
+    def _is_skipped(self, batches: Sequence[Batch], losses: Sequence[Mapping[str, Tensor]]) -> bool:
+        """Decide whether the ranks together skip the batches of a step; what is wrong with them is told or raised."""
+        finite = iter(torch.stack([loss.float() for each in losses for loss in each.values()]).isfinite().tolist())
+        broken = [[name for name in each if not next(finite)] for each in losses]
+        non_finite = any(broken) or not (self.grad_scaler.is_enabled() or self._gradients_are_finite())
+        step = [clip for batch in batches for clip in batch]
+        is_silent = self._front_end.is_silent
+        silent = all(is_silent(clip["log_mel"]) for clip in step) and any(clip["masks"].any() for clip in step)
+        some_non_finite, some_heard = _any_rank(non_finite, not silent, like=next(iter(losses[0].values())))
+        clips = [[str(clip["video_id"]) for clip in batch] for batch in batches]
         if some_non_finite:
-            # A loss makes the gradient of all ranks like itself: where one is broken, its own rank is to blame.
-            found = comm.all_gather((clips, broken))
-            names = sorted({name for _, some in found for name in some})
-            clips = [clip for some, lost in found if lost or not names for clip in some]
-            fault = f"not finite: {', '.join(names) or 'the gradient'}"
-            return self._report(fault, "look at them, or lower SOLVER.BASE_LR", self._on_non_finite, clips)
+            # A loss makes the gradient of all ranks like itself: where one is broken, its own batch is to blame.
+            found = [pair for rank in comm.all_gather(list(zip(clips, broken, strict=True))) for pair in rank]
+            lost = sorted({name for _, some in found for name in some})
+            blamed = [clip for some, theirs in found if theirs or not lost for clip in some]
+            fault = f"not finite: {', '.join(lost) or 'the gradient'}"
+            return self._report(fault, "look at them, or lower SOLVER.BASE_LR", self._on_non_finite, blamed)
         if not some_heard:
-            clips = [clip for some in comm.all_gather(clips) for clip in some]
-            return self._report("no sound, and something sounds", "extract it again", self._on_silent_batch, clips)
+            blamed = [clip for rank in comm.all_gather(clips) for batch in rank for clip in batch]
+            return self._report("no sound, and something sounds", "extract it again", self._on_silent_batch, blamed)
         self._skipped_in_a_row = 0
         return False
 

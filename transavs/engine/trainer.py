@@ -13,15 +13,10 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog, build_detection_test_loader, get_detection_dataset_dicts
 from detectron2.engine import DefaultTrainer, EvalHook, HookBase, TrainerBase, create_ddp_model
 from detectron2.engine.hooks import PreciseBN
-from detectron2.evaluation import (
-    DatasetEvaluator,
-    DatasetEvaluators,
-    inference_context,
-    inference_on_dataset,
-    print_csv_format,
-)
+from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators, print_csv_format
 from detectron2.projects.deeplab import build_lr_scheduler
 from detectron2.utils import comm
+from detectron2.utils.events import EventWriter
 from torch import nn
 
 from transavs.checkpoint.checkpointer import AVSCheckpointer
@@ -40,14 +35,18 @@ from transavs.engine.hooks import (
 )
 from transavs.engine.solver import build_optimizer
 from transavs.engine.train_loop import GuardedTrainer
+from transavs.engine.weight_average import WeightAverage
+from transavs.engine.writers import WandbWriter, forget_wandb_run
 from transavs.evaluation.avs_evaluator import AVSEvaluator
+from transavs.evaluation.evaluate import evaluate
 from transavs.evaluation.prediction_writer import PredictionWriter
 from transavs.evaluation.results import LEFT_OUT, combined_scores, results_table, write_results
 from transavs.modeling.activation_checkpoint import checkpoint_activations
 from transavs.modeling.backbones.audio import find_front_end
+from transavs.modeling.compilation import compile_network
 from transavs.modeling.transavs.criterion import AVSCriterion
 from transavs.utils.errors import AVSInputError
-from transavs.utils.precision import autocast, find_precision
+from transavs.utils.precision import find_precision
 from transavs.visualization.clip_figure import ClipFigure
 
 FIGURE_NAME = "figure.png"
@@ -62,7 +61,8 @@ class AVSTrainer(DefaultTrainer):
         """Build all parts as detectron2 does, whose own constructor wraps the model in a way that works on GPUs alone.
 
         Raises:
-            AVSInputError: SOLVER.AMP or TEST asks for a precision that MODEL.DEVICE does not have.
+            AVSInputError: SOLVER.AMP or TEST asks for a precision that MODEL.DEVICE does not have, or MODEL.COMPILE for
+                what cannot be compiled.
         """
         TrainerBase.__init__(self)
         cfg = self.auto_scale_workers(cfg, comm.get_world_size())
@@ -85,10 +85,14 @@ class AVSTrainer(DefaultTrainer):
             on_silent_batch=cfg.SOLVER.ON_SILENT_BATCH,
             max_skipped=cfg.SOLVER.MAX_SKIPPED_BATCHES,
             repairs=self._repairs,
+            accumulate=cfg.SOLVER.ACCUMULATE,
             front_end=find_front_end(cfg),
         )
+        self._average = WeightAverage(_bare(model), cfg.MODEL.EMA.DECAY) if cfg.MODEL.EMA.ENABLED else None
+        if cfg.MODEL.COMPILE:
+            compile_network(_bare(model), cfg.MODEL.COMPILE)
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
-        self.checkpointer = AVSCheckpointer(model, cfg.OUTPUT_DIR, cfg, trainer=weakref.proxy(self))
+        self.checkpointer = AVSCheckpointer(self._kept_model, cfg.OUTPUT_DIR, cfg, trainer=weakref.proxy(self))
         self.start_iter = 0
         self.max_iter = cfg.SOLVER.MAX_ITER
         self.cfg = cfg
@@ -106,7 +110,9 @@ class AVSTrainer(DefaultTrainer):
             self.checkpointer.remove_partial_files()
             last = self.checkpointer.get_checkpoint_file()
         last = comm.all_gather(last)[0]
-        with checked_loading(self._bare_model, last or self.cfg.MODEL.WEIGHTS) as missing:
+        if not last and comm.is_main_process():
+            forget_wandb_run(self.cfg.OUTPUT_DIR)
+        with checked_loading(_bare(self._kept_model), last or self.cfg.MODEL.WEIGHTS) as missing:
             if not last:
                 self.checkpointer.load(self.cfg.MODEL.WEIGHTS, checkpointables=[])
                 self._check_frozen_audio(missing)
@@ -128,8 +134,9 @@ class AVSTrainer(DefaultTrainer):
             )
 
     @property
-    def _bare_model(self) -> Any:
-        return self.model.module if isinstance(self.model, nn.parallel.DistributedDataParallel) else self.model
+    def _kept_model(self) -> nn.Module:
+        """The model that is evaluated, written and loaded into: with MODEL.EMA the averaged one."""
+        return self.model if self._average is None else self._average.model
 
     def _replace_train_loader(self, loader: Any) -> None:
         if hasattr(self._trainer, "reset_data_loader"):  # detectron2 main
@@ -146,16 +153,20 @@ class AVSTrainer(DefaultTrainer):
         self._trainer.load_state_dict(state_dict["_trainer"])
 
     def build_hooks(self) -> list[HookBase]:
-        hooks = [self._random_numbers, RepairReport(self._repairs), *super().build_hooks()]
+        # The average comes before all that evaluates or writes it.
+        first = [self._random_numbers, RepairReport(self._repairs), *([self._average] if self._average else [])]
+        hooks = [*first, *super().build_hooks()]
         hooks = [self._precise_statistics() if isinstance(hook, PreciseBN) else hook for hook in hooks]
         output = Path(self.cfg.OUTPUT_DIR)
         # Before the writers, which detectron2 puts last on the main process.
         hooks.insert(-1, FigureLogger(output / FIGURE_NAME))
+        evaluation = [EvalHook(self.cfg.TEST.EVAL_PERIOD, self._test)]
         if self.cfg.DATASETS.VAL:
             hooks.insert(-1, FigureLogger(output / VALIDATION / FIGURE_NAME, "validation"))
-            place = next(place for place, hook in enumerate(hooks) if isinstance(hook, EvalHook))
-            hooks[place : place + 1] = self._build_validation_hooks()
-        criterion = getattr(self._bare_model, "criterion", None)
+            evaluation = self._build_validation_hooks()
+        place = next(place for place, hook in enumerate(hooks) if isinstance(hook, EvalHook))
+        hooks[place : place + 1] = evaluation
+        criterion = getattr(_bare(self.model), "criterion", None)
         if isinstance(criterion, AVSCriterion):
             settings = self.cfg.MODEL.TRANSAVS
             schedule = ThresholdSchedule(
@@ -174,7 +185,10 @@ class AVSTrainer(DefaultTrainer):
         cfg.DATALOADER.NUM_WORKERS = 0  # as detectron2 has it, to save memory
         settings = cfg.TEST
         loader = partial(self.build_train_loader, cfg)
-        return PreciseStatistics(settings.EVAL_PERIOD, self.model, loader, settings.PRECISE_BN.NUM_ITER)
+        return PreciseStatistics(settings.EVAL_PERIOD, self._kept_model, loader, settings.PRECISE_BN.NUM_ITER)
+
+    def build_writers(self) -> list[EventWriter]:
+        return [*super().build_writers(), *([WandbWriter(self.cfg)] if self.cfg.WANDB.ENABLED else [])]
 
     def _build_validation_hooks(self) -> list[HookBase]:
         """Validation that keeps the best weights, and the test of these at the end."""
@@ -184,7 +198,7 @@ class AVSTrainer(DefaultTrainer):
         best = BestWeights(
             validation,
             period=period,
-            checkpointer=AVSCheckpointer(self._bare_model, self.cfg.OUTPUT_DIR, self.cfg),
+            checkpointer=AVSCheckpointer(_bare(self._kept_model), self.cfg.OUTPUT_DIR, self.cfg),
             metric="/".join([VALIDATION, *(names[:1] if len(names) > 1 else ()), "sem_seg", metric]),
         )
         return [validation, best, EvalHook(0, lambda: self._test_best(best))]
@@ -194,14 +208,17 @@ class AVSTrainer(DefaultTrainer):
         cfg = self.cfg.clone()
         cfg.defrost()
         cfg.DATASETS.TEST, cfg.OUTPUT_DIR = cfg.DATASETS.VAL, str(Path(cfg.OUTPUT_DIR, VALIDATION))
-        cfg.TEST.AUDIO_CONDITIONS, cfg.TEST.SAVE_PREDICTIONS = ["true"], []
-        return {VALIDATION: comm.all_gather(self.test(cfg, self.model))[0]}
+        cfg.TEST.AUDIO_CONDITIONS, cfg.TEST.SAVE_PREDICTIONS, cfg.TEST.AUG.ENABLED = ["true"], [], False
+        return {VALIDATION: comm.all_gather(self.test(cfg, self._kept_model))[0]}
 
     def _test_best(self, best: BestWeights) -> dict[str, Any]:
         """Load what :meth:`_validate` found to be best, if anything was, and test it."""
         if path := comm.all_gather(best.path)[0]:  # by now the main process has written it
-            load_weights(self._bare_model, self.cfg.OUTPUT_DIR, path)
-        self._last_eval_results = self.test(self.cfg, self.model)
+            load_weights(_bare(self._kept_model), self.cfg.OUTPUT_DIR, path)
+        return self._test()
+
+    def _test(self) -> dict[str, Any]:
+        self._last_eval_results = self.test(self.cfg, self._kept_model)
         return self._last_eval_results
 
     @classmethod
@@ -223,7 +240,7 @@ class AVSTrainer(DefaultTrainer):
             seed=seed,
             batch_size=cfg.SOLVER.IMS_PER_BATCH,
             num_workers=cfg.DATALOADER.NUM_WORKERS,
-            start_iter=start_iter,
+            start_iter=start_iter * cfg.SOLVER.ACCUMULATE,
         )
 
     @classmethod
@@ -246,7 +263,7 @@ class AVSTrainer(DefaultTrainer):
         ]
         if cfg.TEST.SAVE_PREDICTIONS:
             folder = Path(cfg.OUTPUT_DIR) / PREDICTIONS / f"{dataset_name}{AUDIO_CONDITIONS[condition]}"
-            evaluators.append(PredictionWriter(folder, cfg.TEST.SAVE_PREDICTIONS, len(class_names)))
+            evaluators.append(PredictionWriter(folder, cfg.TEST.SAVE_PREDICTIONS, class_names))
         if cfg.TEST.FIGURE_CLIPS and not AUDIO_CONDITIONS[condition]:
             evaluators.append(ClipFigure(Path(cfg.OUTPUT_DIR) / FIGURE_NAME, cfg.TEST.FIGURE_CLIPS, class_names))
         return DatasetEvaluators(evaluators)
@@ -277,13 +294,13 @@ class AVSTrainer(DefaultTrainer):
         results: OrderedDict[str, Any] = OrderedDict()
         for index, name in enumerate(cfg.DATASETS.TEST):
             if evaluators is not None:
-                results[name] = _evaluate(cfg, model, cls.build_test_loader(cfg, name), evaluators[index])
+                results[name] = evaluate(cfg, model, cls.build_test_loader(cfg, name), evaluators[index])
                 continue
             merged: dict[str, Any] = {}
             results[name] = merged
             for condition in cfg.TEST.AUDIO_CONDITIONS:
                 loader = cls.build_test_loader(cfg, name, condition)
-                found = _evaluate(cfg, model, loader, cls.build_evaluator(cfg, name, condition))
+                found = evaluate(cfg, model, loader, cls.build_evaluator(cfg, name, condition))
                 left_out = sum(map(len, comm.gather(getattr(loader, "left_out", []))))
                 if left_out and comm.is_main_process():
                     found["sem_seg"][f"{LEFT_OUT}{AUDIO_CONDITIONS[condition]}"] = left_out
@@ -299,13 +316,5 @@ class AVSTrainer(DefaultTrainer):
         return next(iter(results.values())) if len(results) == 1 else results
 
 
-def _evaluate(cfg: CfgNode, model: nn.Module, loader: Any, evaluator: DatasetEvaluator) -> dict[str, Any]:
-    """detectron2's evaluation of a network that computes in TEST.PRECISION, and of what evaluators do in no other."""
-    precision = find_precision(cfg.TEST.PRECISION, cfg.MODEL.DEVICE)
-
-    def predict(clips: list[dict[str, Any]]) -> Any:
-        with autocast(precision, cfg.MODEL.DEVICE):
-            return model(clips)
-
-    with inference_context(model):  # which detectron2 enters for modules alone
-        return dict(inference_on_dataset(predict, loader, evaluator))
+def _bare(model: nn.Module) -> Any:
+    return model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model

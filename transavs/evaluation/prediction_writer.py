@@ -13,53 +13,57 @@ from detectron2.utils import comm
 from torch import Tensor
 
 from transavs.evaluation.avs_evaluator import best_classes, foreground_probabilities
-from transavs.media.images import encode_mask
+from transavs.media.images import coco_annotation, coco_categories
 from transavs.utils.atomic_files import write_file, write_image
 from transavs.utils.errors import AVSInputError
 
-RLE_NAME = "predictions.json"
-FORMATS = ("rle", "png", "probabilities")
+RLE_NAME, COCO_NAME = "predictions.json", "coco.json"
+FORMATS = ("rle", "coco", "png", "probabilities")
+OBJECT_KEYS = ("category_id", "segmentation", "area", "bbox")
 WHITE = 255
 
 
 class PredictionWriter(DatasetEvaluator):
-    """Writes what was predicted for the labeled frames, in up to three forms.
+    """Writes what was predicted for the labeled frames, in up to four forms.
 
     * ``predictions.json`` ("rle"): for each frame and class that occurs in it ``video_id``, ``file_name`` of the ground
       truth, ``frame`` (from 0), ``category_id``, and COCO's ``segmentation`` (compressed run-length code), ``area`` and
       ``bbox``.
+    * ``coco.json`` ("coco"): a COCO data set of the frames themselves, with or without anything predicted in them, that
+      pycocotools and tools for labeling read. An image has its ``video_id`` and ``frame`` too, and its ``file_name``
+      begins below the folder that all frames share.
     * ``png/`` ("png"): masks at the ground truth's paths, 0 and 255, or class ids where there are several.
     * ``probabilities/`` ("probabilities"): the same with the probability of anything sounding as gray level.
     """
 
-    def __init__(self, folder: str | Path, formats: Sequence[str], num_classes: int):
+    def __init__(self, folder: str | Path, formats: Sequence[str], class_names: Sequence[str]):
         """
         Args:
             folder: to write into.
             formats: some of FORMATS.
-            num_classes: K of the data set.
+            class_names: K names, the background first.
 
         Raises:
             AVSInputError: there is no such format.
         """
         if unknown := set(formats) - set(FORMATS):
             raise AVSInputError(f"TEST.SAVE_PREDICTIONS holds {sorted(unknown)}: choose from {', '.join(FORMATS)}")
-        self.folder, self.formats, self.num_classes = Path(folder), formats, num_classes
-        self._codes: dict[str, list[dict[str, Any]]] = {}
+        self.folder, self.formats, self.class_names = Path(folder), formats, class_names
+        self._frames: dict[str, list[dict[str, Any]]] = {}
 
     def reset(self) -> None:
-        self._codes = {}
+        self._frames = {}
 
     def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Tensor]]) -> None:
-        """Takes what :class:`AVSEvaluator` takes, with ``mask_file_names`` and ``mask_root``."""
+        """Takes what :class:`AVSEvaluator` takes, with ``file_names``, ``mask_file_names`` and ``mask_root``."""
         for clip, output in zip(inputs, outputs, strict=True):
             sem_seg = output["sem_seg"][clip["labeled_frames"].to(output["sem_seg"].device)]
             ids = best_classes(sem_seg).byte().cpu().numpy()
             names = [os.path.relpath(path, clip["mask_root"]) for path in clip["mask_file_names"]]
-            if "rle" in self.formats:
-                self._codes[clip["video_id"]] = self._encode(clip, names, ids)
+            if {"rle", "coco"} & set(self.formats):
+                self._frames[clip["video_id"]] = self._encode(clip, names, ids)
             if "png" in self.formats:
-                self._write("png", names, ids * WHITE if self.num_classes == 2 else ids)
+                self._write("png", names, ids * WHITE if len(self.class_names) == 2 else ids)
             if "probabilities" in self.formats:
                 self._write(
                     "probabilities", names, (foreground_probabilities(sem_seg) * WHITE).round().byte().cpu().numpy()
@@ -67,12 +71,18 @@ class PredictionWriter(DatasetEvaluator):
 
     @staticmethod
     def _encode(clip: dict[str, Any], names: list[str], ids: np.ndarray) -> list[dict[str, Any]]:
-        found = []
-        for frame, name, mask in zip(clip["labeled_frames"].tolist(), names, ids, strict=True):
-            for class_id in np.unique(mask[mask > 0]).tolist():
-                about = {"video_id": clip["video_id"], "file_name": name, "frame": frame, "category_id": class_id}
-                found.append(about | encode_mask(mask == class_id))
-        return found
+        """Each frame of a clip: where it and its ground truth lie, and an annotation per class that occurs in it."""
+        return [
+            {
+                "about": {"video_id": clip["video_id"], "file_name": name, "frame": frame},
+                "image": clip["file_names"][frame],
+                "size": mask.shape,
+                "objects": [
+                    coco_annotation(0, 0, class_id, mask == class_id) for class_id in np.unique(mask[mask > 0]).tolist()
+                ],
+            }
+            for frame, name, mask in zip(clip["labeled_frames"].tolist(), names, ids, strict=True)
+        ]
 
     def _write(self, kind: str, names: Sequence[str], images: np.ndarray) -> None:
         for name, image in zip(names, images, strict=True):
@@ -81,10 +91,32 @@ class PredictionWriter(DatasetEvaluator):
             write_image((self.folder / kind / name).with_suffix(".png"), image)
 
     def evaluate(self) -> None:
-        if "rle" not in self.formats:
+        if not {"rle", "coco"} & set(self.formats):
             return
-        gathered = comm.gather(self._codes)
-        if comm.is_main_process():
-            clips = dict(itertools.chain.from_iterable(part.items() for part in gathered))
-            codes = [code for name in sorted(clips) for code in clips[name]]
+        gathered = comm.gather(self._frames)
+        if not comm.is_main_process():
+            return
+        clips = dict(itertools.chain.from_iterable(part.items() for part in gathered))
+        frames = [frame for name in sorted(clips) for frame in clips[name]]
+        if "rle" in self.formats:
+            codes = [
+                frame["about"] | {key: found[key] for key in OBJECT_KEYS}
+                for frame in frames
+                for found in frame["objects"]
+            ]
             write_file(self.folder / RLE_NAME, json.dumps(codes))
+        if "coco" in self.formats:
+            write_file(self.folder / COCO_NAME, json.dumps(self._coco_dataset(frames)))
+
+    def _coco_dataset(self, frames: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        shared = os.path.commonpath([os.path.dirname(frame["image"]) for frame in frames])
+        images: list[dict[str, Any]] = []
+        annotations: list[dict[str, Any]] = []
+        for number, frame in enumerate(frames, start=1):
+            about = {"id": number, "file_name": os.path.relpath(frame["image"], shared)}
+            about |= {"height": frame["size"][0], "width": frame["size"][1]}
+            images.append(about | {key: frame["about"][key] for key in ("video_id", "frame")})
+            for found in frame["objects"]:
+                annotations.append(found | {"id": len(annotations) + 1, "image_id": number})
+        categories = coco_categories(self.class_names)
+        return {"info": {}, "images": images, "categories": categories, "annotations": annotations}

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.export import ExportedProgram
 from torch.export.passes import move_to_device_pass
 
+from transavs.checkpoint.hub import local_weights
 from transavs.checkpoint.load import load_model
 from transavs.data.audio import VGGishLogMel
 from transavs.data.front_ends import AudioFrontEnd, front_end_from_dict
@@ -100,7 +101,12 @@ class InferenceBackend:
 
 
 class PyTorchBackend(InferenceBackend):
-    """A model in PyTorch."""
+    """A model in PyTorch.
+
+    Attributes:
+        checkpoint: file that it was loaded from, and the config in place of the file's own, if there was one; None
+            where it was made otherwise.
+    """
 
     def __init__(self, model: AVSModel, clip_format: ClipFormat, precision: torch.dtype = torch.float32):
         """
@@ -110,6 +116,7 @@ class PyTorchBackend(InferenceBackend):
             precision: that it computes in, under autocast; probabilities are float32 all the same.
         """
         self.model, self.format, self.precision = model, clip_format, precision
+        self.checkpoint: tuple[Path, str | Path | None] | None = None
 
     @classmethod
     def from_checkpoint(
@@ -119,11 +126,17 @@ class PyTorchBackend(InferenceBackend):
         config_file: str | Path | None = None,
         precision: str = "float32",
     ) -> "PyTorchBackend":
-        """Load by :func:`transavs.checkpoint.load.load_model`; precisions: :mod:`transavs.utils.precision`."""
+        """Load by :func:`transavs.checkpoint.load.load_model` what :func:`transavs.checkpoint.hub.local_weights` finds.
+
+        Precisions: :mod:`transavs.utils.precision`.
+        """
+        path = local_weights(path)
         model, cfg, class_names = load_model(path, device, config_file)
         if not isinstance(model, AVSModel):
             raise AVSInputError(f"{path} is a {type(model).__name__}, no AVSModel: name a model of transavs")
-        return cls(model, ClipFormat.from_config(cfg, class_names, model), find_precision(precision, device))
+        backend = cls(model, ClipFormat.from_config(cfg, class_names, model), find_precision(precision, device))
+        backend.checkpoint = path, config_file
+        return backend
 
     @torch.inference_mode()
     def __call__(self, images: Tensor, log_mel: Tensor) -> Tensor:
@@ -142,7 +155,7 @@ def load_backend(
     """Load a model from a file: .pt2 and .onnx as exported, anything else as a checkpoint.
 
     Args:
-        path: of the file.
+        path: of the file; of a checkpoint also what else :func:`transavs.checkpoint.hub.local_weights` takes.
         device: to run it on; None for a GPU where there is one, and for .onnx where ONNX Runtime can use it, else CPU.
         config_file: in place of the config that a checkpoint carries.
         precision: that the model of a checkpoint computes in, see :func:`transavs.utils.precision.find_precision`.

@@ -13,7 +13,9 @@ import torch
 from detectron2.data import transforms
 from torch import Tensor
 
-from transavs.inference.backends import ClipFormat, InferenceBackend, load_backend
+from transavs.checkpoint.hub import find_pretrained
+from transavs.checkpoint.share import push_to_hub, save_pretrained
+from transavs.inference.backends import ClipFormat, InferenceBackend, PyTorchBackend, load_backend
 from transavs.inference.prediction import ClipPrediction, FramePrediction
 from transavs.media.audio_file import resample
 from transavs.media.video_reader import SoundAround, Video, open_video, sample_frames
@@ -80,7 +82,8 @@ class AVSPredictor:
     ) -> "AVSPredictor":
         """
         Args:
-            path: of a checkpoint of ``tools/train_net.py``, or of what ``tools/export_model.py`` has written.
+            path: of a checkpoint of ``tools/train_net.py``, which may be a folder of :meth:`save_pretrained`, an
+                address or ``hf://owner/name``, or of what ``tools/export_model.py`` has written.
             device: such as "cuda"; by default as :func:`transavs.inference.backends.load_backend` chooses.
             config_file: for weights that carry no config, such as converted ones.
             precision: that the network of a checkpoint computes in: "float32", "bfloat16" or, on GPUs, "float16".
@@ -91,6 +94,53 @@ class AVSPredictor:
             AVSInputError: the file is missing or no such model, or the precision is none of the device's.
         """
         return cls(load_backend(path, device, config_file, precision, trust_program), **options)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: str | Path,
+        *,
+        revision: str | None = None,
+        device: str | None = None,
+        precision: str = "float32",
+        **options: Any,
+    ) -> "AVSPredictor":
+        """Load a model that :meth:`save_pretrained` or :meth:`push_to_hub` has written; no code of it is run.
+
+        Args:
+            name: of a folder, or "owner/name" of a repository of Hugging Face's hub, which is fetched once.
+            revision: branch, tag or commit of a repository; by default its main branch.
+            device, precision, options: as of :meth:`from_checkpoint`.
+
+        Raises:
+            AVSInputError: there is no such folder or repository, the hub cannot be reached, or it is no such model.
+        """
+        return cls.from_checkpoint(find_pretrained(name, revision), device=device, precision=precision, **options)
+
+    def save_pretrained(self, folder: str | Path, *, license: str, results: str | Path | None = None) -> None:
+        """Write the model into a folder; the checkpoint that it was loaded from is read again.
+
+        See :func:`transavs.checkpoint.share.save_pretrained`.
+        """
+        weights, config_file = self._checkpoint()
+        save_pretrained(weights, folder, license=license, results=results, config_file=config_file)
+
+    def push_to_hub(
+        self, name: str, *, license: str, results: str | Path | None = None, private: bool | None = None
+    ) -> str:
+        """Write the same into a repository of Hugging Face's hub.
+
+        See :func:`transavs.checkpoint.share.push_to_hub`.
+        """
+        weights, config_file = self._checkpoint()
+        return push_to_hub(weights, name, license=license, results=results, private=private, config_file=config_file)
+
+    def _checkpoint(self) -> tuple[Path, str | Path | None]:
+        if not isinstance(self.backend, PyTorchBackend) or self.backend.checkpoint is None:
+            raise AVSInputError(
+                "only a model of a checkpoint can be shared: load one with AVSPredictor.from_checkpoint"
+            )
+        return self.backend.checkpoint
 
     def predict_video(
         self, source: str | Path | BinaryIO | Video, rate: float = 1.0, sound: Iterable[np.ndarray] | None = None

@@ -1,7 +1,7 @@
 """Frames and masks from files, the colors of masks, and the objects in a mask."""
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -121,6 +121,16 @@ def encode_mask(mask: np.ndarray) -> dict[str, Any]:
     code = pycocotools.mask.encode(np.asfortranarray(mask, dtype=np.uint8))
     area, box = int(pycocotools.mask.area(code)), pycocotools.mask.toBbox(code).tolist()
     return {"segmentation": code | {"counts": code["counts"].decode("ascii")}, "area": area, "bbox": box}
+
+
+def coco_annotation(number: int, image: int, category: int, mask: np.ndarray) -> dict[str, Any]:
+    """An entry of ``annotations`` in a COCO data set, with its own number and those of its image and category."""
+    return {"id": number, "image_id": image, "category_id": category, "iscrowd": 0} | encode_mask(mask)
+
+
+def coco_categories(class_names: Sequence[str]) -> list[dict[str, Any]]:
+    """``categories`` of a COCO data set, numbered as the class ids, which begin with the background."""
+    return [{"id": number, "name": name} for number, name in enumerate(class_names) if number]
 
 
 def voc_palette(colors: int) -> np.ndarray:

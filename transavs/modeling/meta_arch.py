@@ -30,6 +30,8 @@ class AVSModel(nn.Module):
 
     pixel_mean: Tensor
     pixel_std: Tensor
+    # Name of the method that is the network between tensors in training, which MODEL.COMPILE compiles; "" = none.
+    network = ""
 
     def __init__(
         self,

@@ -29,5 +29,7 @@ def choose(table: Mapping[str, Entry], name: str, what: str) -> Entry:
 
 def one_line(error: BaseException, limit: int = 200) -> str:
     """Tell what a caught error says, on one line of at most ``limit`` characters."""
-    told = getattr(error, "strerror", None) or (error.args[0] if error.args else error)  # before a system's number
+    # A system's words stand after its number, those of an address or a text that cannot be read after other things.
+    words = getattr(error, "strerror", None) or getattr(error, "reason", None)
+    told = words or (error.args[0] if error.args else error)
     return " ".join(str(told).split())[:limit]

@@ -16,5 +16,7 @@ MAX_SAMPLE_RATE = 768_000
 MAX_RESAMPLING = 2**24
 # Of a log-mel pickle; AVSBench's hold 5 or 10 seconds of 25 kB.
 MAX_LOG_MEL_BYTES = 2**24
+# Of each of the texts that describe a shared model; a config takes 20 kB, metrics by class as much.
+MAX_ABOUT_BYTES = 2**20
 # Of the weights in a wheel.
 MAX_WHEEL_BYTES = 2**30

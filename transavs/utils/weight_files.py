@@ -1,5 +1,6 @@
 """Files of weights, which may come from strangers: what is in them is read, and nothing in them is run."""
 
+import json
 import pickle
 import tempfile
 import zipfile
@@ -14,7 +15,11 @@ import torch
 from torch import Tensor
 
 from transavs.utils.errors import AVSInputError, one_line
-from transavs.utils.limits import MAX_WHEEL_BYTES
+from transavs.utils.limits import MAX_ABOUT_BYTES, MAX_WHEEL_BYTES
+
+# A model that is shared, see transavs/checkpoint/share.py: its weights, and what is read with them.
+SHARED_WEIGHTS, CONFIG_FILE, ABOUT_FILE = "model.safetensors", "config.yaml", "transavs.json"
+ABOUT_KEYS = ("class_names", "versions")
 
 # What NumPy's arrays are pickled as, in files of Python 2 and of every version of NumPy.
 ARRAY_PARTS = {
@@ -39,8 +44,9 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """Read what a file of weights holds, onto the CPU.
 
     Args:
-        path: of a .pth file, which may hold tensors and plain values; of .safetensors; or of a .pkl of detectron2's
-            model zoo or of Caffe2, which may hold arrays and plain values.
+        path: of a .pth file, which may hold tensors and plain values; of .safetensors, with the config and class names
+            of a shared model where they lie beside it; or of a .pkl of detectron2's model zoo or of Caffe2, which may
+            hold arrays and plain values.
 
     Raises:
         AVSInputError: the file is missing, broken, or holds anything else.
@@ -121,7 +127,28 @@ def _read_any(path: str) -> Any:
 
 
 def _read_safetensors(path: str) -> dict[str, Any]:
-    return {"model": safetensors.torch.load_file(path)}
+    about = Path(path).with_name(ABOUT_FILE)
+    return {"model": safetensors.torch.load_file(path)} | (read_about(about) if about.is_file() else {})
+
+
+def read_about(path: Path) -> dict[str, Any]:
+    """Read what a checkpoint would carry from the transavs.json, and the config beside it, of a shared model.
+
+    Raises:
+        AVSInputError: it is no JSON object, the config no text, or one of them beyond MAX_ABOUT_BYTES.
+    """
+    try:
+        about, config = dict(json.loads(_read_text(path))), path.with_name(CONFIG_FILE)
+        found = {key: about[key] for key in ABOUT_KEYS if key in about}
+        return found | ({"config": _read_text(config)} if config.is_file() else {})
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        raise AVSInputError(f"{path} cannot be read ({one_line(error)}): restore the file and {CONFIG_FILE}") from error
+
+
+def _read_text(path: Path) -> str:
+    if path.stat().st_size > MAX_ABOUT_BYTES:
+        raise ValueError(f"{path.name} takes more than {MAX_ABOUT_BYTES} bytes")
+    return path.read_text(encoding="utf-8")
 
 
 def _read_pkl(path: str) -> Any:

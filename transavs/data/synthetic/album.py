@@ -34,7 +34,7 @@ SHORTEST_CUT = 2.0  # seconds; shorter recordings are for all splits
 PAUSE = 10 ** (-28 / 20)  # of the loudest: what is softer counts as a pause and is left out
 BLOCK = SAMPLE_RATE // 20  # samples in which loudness is measured
 LEVEL, PEAK = 0.2, 0.95  # root mean square that recordings are brought to, unless their peaks get higher than that
-SCENERY = PhotoScenery(size=(0.3, 0.52), longest=0.95, min_visible=0.65, mutes=1)
+SCENERY = PhotoScenery(size=(0.42, 0.72), longest=0.95, min_visible=0.65, mutes=1)
 SOUNDSCAPE = Soundscape(gaps=0.3, noise=(0.002, 0.02))
 
 

@@ -25,6 +25,8 @@ from transavs.modeling.transavs.losses import rank_loss_weight
 class TPAVI(AVSModel):
     """Every level of the image asks the sound of its window of frames, and a decoder fuses the levels."""
 
+    network = "predict_windows"
+
     @configurable
     def __init__(
         self,

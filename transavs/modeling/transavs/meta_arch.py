@@ -25,6 +25,7 @@ class TransAVS(AVSModel):
     """Audio queries attend to the image and decode into masks of the objects that sound."""
 
     pixel_decoder: Any  # an nn.Module with forward_features
+    network = "predict"
 
     @configurable
     def __init__(self, *, pixel_decoder: nn.Module, query_decoder: nn.Module, criterion: nn.Module, **parts: Any):
@@ -55,12 +56,26 @@ class TransAVS(AVSModel):
     def losses(self, batched_inputs: list[dict[str, Any]]) -> dict[str, Tensor]:
         # Frames without ground truth take no part in training: no work is done on them.
         images = torch.cat([clip["images"][clip["labeled_frames"]] for clip in batched_inputs])
-        audio = pad_sequence(self.audio_embeddings(batched_inputs), batch_first=True)
+        audio = self.heard_embeddings(batched_inputs)
         labeled = self.labeled_indices(batched_inputs, range(0, audio.shape[0] * audio.shape[1], audio.shape[1]))
         masks, objects = (torch.cat([clip[key] for clip in batched_inputs]) for key in ("masks", "objects"))
         outputs = self.predict(self.normalize(images), audio, labeled)
         losses: dict[str, Tensor] = self.criterion(outputs, masks.to(self.device), objects.to(self.device))
         return losses
+
+    def heard_embeddings(self, batched_inputs: list[dict[str, Any]]) -> Tensor:
+        """Embeddings (B, T, C) of all seconds that labeled frames hear; others may be zeros, for which no work is done.
+
+        A cache holds whole clips, so that each is found again.
+        """
+        if self.uses_temporal_context or self.embedding_cache is not None:
+            return pad_sequence(self.audio_embeddings(batched_inputs), batch_first=True)
+        heard = [clip | {"log_mel": clip["log_mel"][clip["labeled_frames"]]} for clip in batched_inputs]
+        embeddings = torch.cat(self.audio_embeddings(heard))
+        seconds = max(len(clip["log_mel"]) for clip in batched_inputs)
+        places = self.labeled_indices(batched_inputs, range(0, len(batched_inputs) * seconds, seconds))
+        every = embeddings.new_zeros(len(batched_inputs) * seconds, embeddings.shape[1])
+        return every.index_copy(0, places, embeddings).unflatten(0, (-1, seconds))
 
     def inference(self, batched_inputs: list[dict[str, Any]]) -> list[Tensor]:
         images = pad_sequence([self.normalize(clip["images"]) for clip in batched_inputs], batch_first=True)
