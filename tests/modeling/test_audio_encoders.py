@@ -200,7 +200,7 @@ def test_a_context_out_of_range_is_refused():
 
 
 @pytest.mark.parametrize("name", SMALLER)
-def test_a_checkpoint_and_exported_files_know_their_front_end(name: str, tmp_path: Path):
+def test_checkpoints_shared_folders_and_exported_files_know_their_front_end(name: str, tmp_path: Path):
     cfg = make_cfg(name, CONTEXT=0.5)
     model = build_model(cfg).eval()
     AVSCheckpointer(model, str(tmp_path), cfg).save("tiny")
@@ -213,12 +213,13 @@ def test_a_checkpoint_and_exported_files_know_their_front_end(name: str, tmp_pat
     torch.testing.assert_close(exported(images, log_mel), backend(images, log_mel), atol=1e-5, rtol=0)
     frames = list(np.random.default_rng(0).integers(0, 256, (3, 20, 30, 3), dtype=np.uint8))
     sound = np.random.default_rng(1).uniform(-0.3, 0.3, 3 * 22050)
-    for one, other in zip(
-        AVSPredictor(backend).predict(frames, sound, 22050),
-        AVSPredictor(exported).predict(frames, sound, 22050),
-        strict=True,
-    ):
-        torch.testing.assert_close(one.probabilities, other.probabilities, atol=1e-5, rtol=0)
+    predictor = AVSPredictor.from_checkpoint(tmp_path / "tiny.pth", device="cpu")
+    predictor.save_pretrained(tmp_path / "shared", license="mit")
+    shared = AVSPredictor.from_pretrained(tmp_path / "shared", device="cpu")
+    expected = predictor.predict(frames, sound, 22050)
+    for other in (AVSPredictor(exported), shared):
+        for found, frame in zip(other.predict(frames, sound, 22050), expected, strict=True):
+            torch.testing.assert_close(found.probabilities, frame.probabilities, atol=1e-5, rtol=0)
 
 
 def test_the_embedding_cache_knows_encoders_apart_that_differ_in_an_option_alone(tmp_path: Path, ms3_records):
