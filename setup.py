@@ -68,7 +68,7 @@ setup(
         "export": ["torch>=2.9", "onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.5.4"],
         "web": ["gradio>=6.31"],
         "wandb": ["wandb>=0.16"],
-        # What tests compare Mask2Former's parts with.
+        # AST and CLAP; and what tests compare Mask2Former's parts with.
         "encoders": ["transformers>=5.24"],
         "dev": [
             "pytest>=8",

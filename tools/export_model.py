@@ -2,7 +2,8 @@
 """Write a model to one file that runs without this package: tools/export_model.py --weights CKPT --output FILE.
 
 FILE.pt2: a torch.export program, for PyTorch. FILE.onnx: a graph for ONNX Runtime (pip install "transavs[export]").
-Inputs: images (B, T, 3, S, S), float32 pixels 0 ... 255, and log_mel (B, T, 1, 96, 64), for any number of clips B.
+Inputs: images (B, T, 3, S, S), float32 pixels 0 ... 255, and log_mel (B, T, 1, 96, 64), or what another
+audio backbone takes, for any number of clips B.
 Output: probabilities (B, T, K, S, S) in [0, 1].
 """
 

@@ -11,8 +11,7 @@ import torch
 
 from transavs import AVSInputError
 from transavs.data.audio import (
-    fit_seconds,
-    load_log_mel,
+    VGGishLogMel,
     load_log_mel_pickle,
     log_mel_examples,
     log_mel_spectrogram,
@@ -85,9 +84,9 @@ def test_whole_examples_only(samples: int, examples: int):
 
 def test_short_audio_repeats_its_last_example():
     examples = torch.arange(3.0).view(3, 1, 1, 1).expand(3, 1, 96, 64)
-    assert fit_seconds(examples, 5)[:, 0, 0, 0].tolist() == [0, 1, 2, 2, 2]
-    assert fit_seconds(examples, 2)[:, 0, 0, 0].tolist() == [0, 1]
-    assert torch.allclose(fit_seconds(examples[:0], 2), torch.tensor(-4.605170))
+    assert VGGishLogMel().fit(examples, 5)[:, 0, 0, 0].tolist() == [0, 1, 2, 2, 2]
+    assert VGGishLogMel().fit(examples, 2)[:, 0, 0, 0].tolist() == [0, 1]
+    assert torch.allclose(VGGishLogMel().fit(examples[:0], 2), torch.tensor(-4.605170))
 
 
 def write_wav(path: Path, samples: int = 16000) -> Path:
@@ -150,7 +149,7 @@ def test_the_pickle_stands_in_for_a_missing_wav_only(tmp_path: Path):
     wav, pkl = tmp_path / "clip.wav", tmp_path / "clip.pkl"
     examples = torch.randn(5, 1, 96, 64)
     pkl.write_bytes(pickle.dumps(examples))
-    assert torch.equal(load_log_mel(str(wav), str(pkl), 5), examples)
+    assert torch.equal(VGGishLogMel().load(str(wav), str(pkl), 5), examples)
     write_wav(wav, 80000)
-    assert torch.equal(load_log_mel(str(wav), str(pkl), 5), log_mel_examples(*load_audio(wav)))
-    assert torch.allclose(load_log_mel(None, None, 5), torch.tensor(-4.605170))
+    assert torch.equal(VGGishLogMel().load(str(wav), str(pkl), 5), log_mel_examples(*load_audio(wav)))
+    assert torch.allclose(VGGishLogMel().load(None, None, 5), torch.tensor(-4.605170))

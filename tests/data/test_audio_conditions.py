@@ -7,7 +7,7 @@ import torch
 
 from transavs import AVSInputError
 from transavs.data import AVSDatasetMapper
-from transavs.data.audio import load_log_mel, noise_examples
+from transavs.data.audio import VGGishLogMel
 from transavs.data.audio_conditions import NEGATIVE_AUDIO, NegativeAudio, apply_audio_condition
 from transavs.data.avsbench import load_avsbench
 from transavs.evaluation.results import combined_scores
@@ -38,12 +38,12 @@ def test_conditions_replace_the_audio_and_nothing_else():
 def test_silence_and_noise_go_through_the_front_end():
     records = [{"video_id": i, "audio_file": str(i), "log_mel_file": "x.pkl"} for i in range(4)]
     assert {r["audio_file"] for r in apply_audio_condition(records, "silence")} == {None}
-    assert torch.allclose(load_log_mel(None, None, 5), torch.tensor(0.01).log())
+    assert torch.allclose(VGGishLogMel().load(None, None, 5), torch.tensor(0.01).log())
     noise = apply_audio_condition(records, "noise")
     assert noise == apply_audio_condition(records, "noise")
-    examples = [load_log_mel(r["audio_file"], r["log_mel_file"], 5, r["noise_seed"]) for r in noise]
+    examples = [VGGishLogMel().load(r["audio_file"], r["log_mel_file"], 5, r["noise_seed"]) for r in noise]
     assert {tuple(e.shape) for e in examples} == {(5, 1, 96, 64)}
-    assert torch.equal(examples[0], noise_examples(noise[0]["noise_seed"], 5))
+    assert torch.equal(examples[0], VGGishLogMel().noise(noise[0]["noise_seed"], 5))
     # White: every band is filled alike, up to the width of its filter, at a level of its own.
     levels = torch.stack([e.exp().mean((0, 1, 2)) for e in examples])
     assert (levels[:, 32:].amax(1) < 4 * levels[:, 32:].amin(1)).all()

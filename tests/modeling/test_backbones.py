@@ -141,7 +141,9 @@ def test_the_example_of_the_docs_trains(tiny_cfg, ms3_records: list[dict], tmp_p
     assert yaml.safe_load(settings)["MODEL"]["BACKBONE"]["NAME"] == tiny_cfg.MODEL.BACKBONE.NAME == "Patches"
     model = build_model(tiny_cfg).train()
     loader = build_detection_test_loader(ms3_records, mapper=AVSDatasetMapper(tiny_cfg, is_train=True))
-    losses = model([clip for batch in loader for clip in batch])
+    clips = [clip for batch in loader for clip in batch]
+    assert clips[0]["log_mel"].shape == (5, 50)
+    losses = model(clips)
     sum(losses.values()).backward()
     assert model.backbone.layers["res5"].weight.grad.abs().sum() > 0
     assert model.audio_backbone.layer.weight.grad.abs().sum() > 0

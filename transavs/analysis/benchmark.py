@@ -28,6 +28,7 @@ from transavs.engine.launch import flush_subnormal_numbers
 from transavs.engine.solver import build_optimizer
 from transavs.evaluation.avs_evaluator import AVSEvaluator
 from transavs.modeling.activation_checkpoint import checkpoint_activations
+from transavs.modeling.backbones.audio import find_front_end
 from transavs.modeling.optimize import optimize_for_inference
 
 REFERENCE = "torchvision ResNet-50"
@@ -95,7 +96,7 @@ def reference_config(cfg: CfgNode) -> CfgNode:
 
 def random_clips(cfg: CfgNode, workload: Workload) -> list[dict[str, Any]]:
     """Make clips of noise as the mapper would give them, the left half of each of the first frames sounding."""
-    frames, size = cfg.INPUT.NUM_FRAMES, cfg.INPUT.IMAGE_SIZE
+    frames, size, front_end = cfg.INPUT.NUM_FRAMES, cfg.INPUT.IMAGE_SIZE, find_front_end(cfg)
     rng = torch.Generator().manual_seed(0)
     masks = torch.zeros(workload.labeled, size, size, dtype=torch.int64)
     masks[..., : size // 2] = 1
@@ -103,7 +104,7 @@ def random_clips(cfg: CfgNode, workload: Workload) -> list[dict[str, Any]]:
     return [
         {
             "images": torch.randint(256, (frames, 3, size, size), dtype=torch.uint8, generator=rng),
-            "log_mel": torch.randn(frames, 1, 96, 64, generator=rng),
+            "log_mel": torch.randn(frames, *front_end.shape, generator=rng),
             "height": size,
             "width": size,
             **truth,

@@ -107,14 +107,21 @@ def _add_backbone_config(cfg: CN) -> None:
     cfg.MODEL.AUDIO_BACKBONE = CN()
     # Name in AUDIO_BACKBONE_REGISTRY.
     cfg.MODEL.AUDIO_BACKBONE.NAME = "VGGish"
-    # State dict of the audio backbone alone, as a path or URL; loaded whether or not it is frozen. "" = random.
+    # Weights of the audio backbone alone: the path or URL of a state dict; of AST, CLAP and AudioMAE also a folder with
+    # config.json, or the name of a model on Hugging Face's hub. Loaded whether or not it is frozen. "" = random.
     cfg.MODEL.AUDIO_BACKBONE.WEIGHTS = ""
     # Keep the audio backbone as loaded: no gradient, evaluation mode.
     cfg.MODEL.AUDIO_BACKBONE.FREEZE = True
     # Folder in which the embeddings of a frozen audio backbone are kept, one file per clip, as CLIP_CACHE keeps clips;
     # "" computes them anew.
     cfg.MODEL.AUDIO_BACKBONE.EMBEDDING_CACHE = ""
-    # Channels of the audio embedding.
+    # AST, CLAP and AudioMAE: seconds of sound before and after each second that its embedding is made of too. 4.62
+    # makes 10.24 s, which AST and AudioMAE were trained with, and 4.5 makes CLAP's 10 s.
+    cfg.MODEL.AUDIO_BACKBONE.CONTEXT = 0.0
+    # The same three: what differs from the published base model, under the names of transformers' ASTConfig and
+    # ClapAudioConfig, and of timm's VisionTransformer. It stands here so that a checkpoint carries it.
+    cfg.MODEL.AUDIO_BACKBONE.OPTIONS = CN(new_allowed=True)
+    # Channels of the audio embedding of VGGish and SmallAudioNet.
     cfg.MODEL.AUDIO_BACKBONE.EMBED_DIM = 128
     # SmallAudioNet: channels of its convolutions, each at half the resolution of the one before; and their norm.
     cfg.MODEL.AUDIO_BACKBONE.SMALL_CHANNELS = [16, 32, 64, 128]

@@ -31,6 +31,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "TEST.AUG.MIN_SIZES": (SMALLEST_IMAGE, MAX_SIDE),
     "MODEL.EMA.DECAY": (0, 1),
     "MODEL.TIMM.LAYER_DECAY": (0, 1),
+    "MODEL.AUDIO_BACKBONE.CONTEXT": (0, 10),
     "MODEL.SEM_SEG_HEAD.NUM_CLASSES": (2, 2**16),
     "MODEL.MSDEFORMATTN.NHEADS": (1, math.inf),
     "MODEL.MSDEFORMATTN.NUM_POINTS": (1, math.inf),

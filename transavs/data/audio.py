@@ -1,4 +1,4 @@
-"""Audio files -> mono 16 kHz -> VGGish log-mel examples, the one audio front-end of the project.
+"""The front-end of VGGish: audio -> mono 16 kHz -> log-mel examples, and AVSBench's files of them.
 
 Every example covers 0.96 s: 96 frames of 25 ms, 10 ms apart, in 64 mel bands. The constants are VGGish's own
 (Hershey et al. 2017) and fix what its published weights expect; they are no settings.
@@ -6,15 +6,18 @@ Every example covers 0.96 s: 96 frames of 25 ms, 10 ms apart, in 64 mel bands. T
 
 import math
 import pickle
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 import torchaudio
 from torch import Tensor
 
-from transavs.media.audio_file import SAMPLE_RATE, Repair, load_audio, resample
+from transavs.data.front_ends import AUDIO_FRONT_END_REGISTRY, NOISE_LEVELS, SILENCE_MARGIN, AudioFrontEnd
+from transavs.media.audio_file import SAMPLE_RATE, resample
 from transavs.utils.errors import AVSInputError, one_line
 from transavs.utils.limits import MAX_LOG_MEL_BYTES
 from transavs.utils.safe_pickle import load_tensor
@@ -22,10 +25,7 @@ from transavs.utils.safe_pickle import load_tensor
 WINDOW, HOP, FFT = 400, 160, 512
 MEL_BANDS, MEL_LOW_HZ, MEL_HIGH_HZ = 64, 125.0, 7500.0
 LOG_OFFSET = 0.01
-SILENCE_MARGIN = 1e-3  # above its logarithm, for the rounding of magnitudes
 EXAMPLE_FRAMES = 96
-
-NOISE_LEVELS = (-2.0, 0.0)  # exponents of ten between which the amplitude of noise is drawn
 
 
 def _mel_scale(hertz: np.ndarray) -> np.ndarray:
@@ -90,19 +90,6 @@ def seconds_of_examples(number: int) -> float:
     return ((EXAMPLE_FRAMES * number - 1) * HOP + WINDOW) / SAMPLE_RATE
 
 
-def is_silent(examples: Tensor) -> bool:
-    """Tell whether log-mel examples of any shape hold no sound: each value is that of a magnitude of 0."""
-    return bool((examples <= math.log(LOG_OFFSET) + SILENCE_MARGIN).all())
-
-
-def fit_seconds(examples: Tensor, seconds: int) -> Tensor:
-    """Cut to ``seconds`` examples or repeat the last one (silence where there is none), as AVSBench does."""
-    if not len(examples):
-        examples = log_mel_examples(torch.zeros(SAMPLE_RATE), SAMPLE_RATE)
-    missing = max(0, seconds - len(examples))
-    return torch.cat([examples[:seconds], examples[-1:].expand(missing, -1, -1, -1)])
-
-
 def load_log_mel_pickle(path: str | Path) -> Tensor:
     """Read one of AVSBench's own ``audio_log_mel`` pickles without running code from it.
 
@@ -135,46 +122,39 @@ def log_mel_pickle(audio_file: str | Path, seconds: int) -> bytes:
     """The content of one of AVSBench's ``audio_log_mel`` files: a pickled tensor, float32 (``seconds``, 1, 96, 64).
 
     Raises:
-        AVSInputError: see :func:`load_audio`.
+        AVSInputError: see :func:`transavs.media.audio_file.load_audio`.
     """
-    return pickle.dumps(fit_seconds(log_mel_examples(*load_audio(audio_file)), seconds))
+    return pickle.dumps(VGGishLogMel().load(str(audio_file), None, seconds))
 
 
-def noise_examples(seed: int, seconds: int) -> Tensor:
-    """Log-mel examples of white noise at a random level, float32 (T, 1, 96, 64); the same for the same seed."""
-    rng = np.random.default_rng(seed)
-    level = 10 ** rng.uniform(*NOISE_LEVELS)
-    return fit_seconds(log_mel_examples(level * rng.uniform(-1, 1, seconds * SAMPLE_RATE), SAMPLE_RATE), seconds)
+@AUDIO_FRONT_END_REGISTRY.register()
+@dataclass(frozen=True)
+class VGGishLogMel(AudioFrontEnd):
+    """VGGish's front-end, of examples of 0.96 s one after the other, as AVSBench numbers its seconds."""
 
+    sample_rate: ClassVar[int] = SAMPLE_RATE
+    max_context: ClassVar[float] = 0.0
 
-def load_log_mel(
-    audio_file: str | None,
-    log_mel_file: str | None,
-    seconds: int,
-    noise_seed: int | None = None,
-    repair: Repair | None = None,
-) -> Tensor:
-    """Log-mel examples of one clip: from the audio, else from AVSBench's pickle; noise or silence if none is named.
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (1, EXAMPLE_FRAMES, MEL_BANDS)
 
-    Args:
-        audio_file: path of the audio, or None.
-        log_mel_file: path of the pickle to fall back on where ``audio_file`` does not exist, or None.
-        seconds: T.
-        noise_seed: of the noise to make where no audio is named; None for silence.
-        repair: called for audio that is short of the clip or a little of its header; see
-            :meth:`transavs.data.repairs.ClipRepairs.add`.
+    def example(self, sound: Tensor) -> Tensor:
+        return log_mel_examples(sound, SAMPLE_RATE)[0]
 
-    Returns:
-        float32 (T, 1, 96, 64).
-    """
-    if audio_file is None:
-        if noise_seed is not None:
-            return noise_examples(noise_seed, seconds)
-        return fit_seconds(torch.zeros(0, 1, EXAMPLE_FRAMES, MEL_BANDS), seconds)
-    if log_mel_file is not None and not Path(audio_file).exists() and Path(log_mel_file).exists():
-        audio_file, examples = log_mel_file, load_log_mel_pickle(log_mel_file)
-    else:
-        examples = log_mel_examples(*load_audio(audio_file, repair))
-    if repair is not None and len(examples) < seconds:
-        repair("audio-short", f"{audio_file} gives {len(examples)} examples for {seconds} seconds")
-    return fit_seconds(examples, seconds)
+    def examples(self, waveform: Tensor | np.ndarray, sample_rate: int) -> Tensor:
+        """See :func:`log_mel_examples`."""
+        return log_mel_examples(waveform, sample_rate)
+
+    def is_silent(self, examples: Tensor) -> bool:
+        """Tell whether log-mel examples of any shape hold no sound: each value is that of a magnitude of 0."""
+        return bool((examples <= math.log(LOG_OFFSET) + SILENCE_MARGIN).all())
+
+    def read_stored(self, path: str) -> Tensor:
+        return load_log_mel_pickle(path)
+
+    def cache_key(self) -> list[Any]:
+        return [
+            *(SAMPLE_RATE, WINDOW, HOP, FFT, MEL_BANDS, MEL_LOW_HZ, MEL_HIGH_HZ),
+            *(LOG_OFFSET, EXAMPLE_FRAMES, *NOISE_LEVELS),
+        ]

@@ -1,6 +1,6 @@
 """Audio that is not the clip's own: what a model is tested with, and what it may be trained to answer with nothing.
 
-All of it reaches the model through :mod:`transavs.data.audio`, so nothing but the sound itself gives it away.
+All of it reaches the model through :mod:`transavs.data.front_ends`, so nothing but the sound itself gives it away.
 """
 
 from collections.abc import Callable, Sequence

@@ -13,7 +13,7 @@ import torch
 import torchaudio
 from detectron2.config import CfgNode
 
-from transavs.data import audio
+from transavs.data.front_ends import AudioFrontEnd
 from transavs.utils.tensor_cache import TensorCache
 
 # Raise the number when what the mapper keeps for the same sources and settings changes. What the libraries decode,
@@ -22,10 +22,6 @@ VERSIONS = [
     1,
     *(PIL.__version__, np.__version__, torch.__version__, torchaudio.__version__),
     *(soundfile.__version__, soundfile.__libsndfile_version__),
-]
-FRONT_END = [
-    *(audio.SAMPLE_RATE, audio.WINDOW, audio.HOP, audio.FFT, audio.MEL_BANDS, audio.MEL_LOW_HZ, audio.MEL_HIGH_HZ),
-    *(audio.LOG_OFFSET, audio.EXAMPLE_FRAMES, *audio.NOISE_LEVELS),
 ]
 
 
@@ -39,7 +35,7 @@ def build_clip_cache(cfg: CfgNode) -> TensorCache | None:
     return TensorCache(folder, "DATALOADER.CLIP_CACHE") if folder else None
 
 
-def clip_key(record: dict[str, Any], settings: Sequence[Any]) -> str:
+def clip_key(record: dict[str, Any], settings: Sequence[Any], front_end: AudioFrontEnd) -> str:
     """Name a clip in the cache by 32 hexadecimal digits.
 
     It changes with the path, size and modification time of every frame, mask and audio file that the record names, with
@@ -49,6 +45,7 @@ def clip_key(record: dict[str, Any], settings: Sequence[Any]) -> str:
     Args:
         record: of :mod:`transavs.data.avsbench`, perhaps with audio of another clip or made from a noise seed.
         settings: of the mapper, as JSON has them.
+        front_end: that makes its examples.
     """
     known = {
         "frames": [_state(path) for path in record["file_names"]],
@@ -57,7 +54,7 @@ def clip_key(record: dict[str, Any], settings: Sequence[Any]) -> str:
         "mask_encoding": record["mask_encoding"],
         "noise_seed": record.get("noise_seed"),
         "settings": list(settings),
-        "front_end": FRONT_END,
+        "front_end": front_end.cache_key(),
         "versions": VERSIONS,
     }
     return hashlib.blake2b(json.dumps(known).encode(), digest_size=16).hexdigest()

@@ -15,11 +15,12 @@ import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.data import transforms as T
 
-from transavs.data.audio import load_log_mel
+from transavs.data.audio import VGGishLogMel
 from transavs.data.audio_conditions import NegativeAudio
 from transavs.data.augmentations import color_jitter, scale_jitter
 from transavs.data.avsbench import IGNORED_ID
 from transavs.data.clip_cache import build_clip_cache, clip_key
+from transavs.data.front_ends import AudioFrontEnd
 from transavs.data.repairs import ClipRepairs, RepairLog, kinds_of
 from transavs.media.images import connected_objects, read_frame, read_mask
 from transavs.utils.errors import AVSInputError
@@ -32,7 +33,7 @@ class AVSDatasetMapper:
     Adds to a copy of the record:
 
     * ``images``: uint8 (T, 3, S, S);
-    * ``log_mel``: float32 (T, 1, 96, 64);
+    * ``log_mel``: float32 (T, ...), the examples of the audio front-end: (T, 1, 96, 64) for VGGish;
     * ``masks``: int64 class ids (L, S, S) when training, (L, H, W) when testing; 0 = background, IGNORED_ID = to be
       left out;
     * ``objects``: int64 (L, S, S), when training: the connected parts of each class, numbered; 0 = none;
@@ -55,6 +56,7 @@ class AVSDatasetMapper:
         strict: bool = False,
         negative_audio: NegativeAudio | None = None,
         cache: TensorCache | None = None,
+        front_end: AudioFrontEnd | None = None,
     ):
         """
         Args:
@@ -70,6 +72,7 @@ class AVSDatasetMapper:
             negative_audio: replaces the audio of some clips, and empties their masks. What replaces it is not
                 cached: noise is never the same again.
             cache: keeps what does not depend on chance, see :meth:`decode`; nothing else changes with it.
+            front_end: makes examples of the sound; None for VGGish's.
         """
         fixed = list(takewhile(lambda augmentation: type(augmentation) is T.Resize, augmentations))
         self.resize = T.AugmentationList(fixed)
@@ -79,6 +82,7 @@ class AVSDatasetMapper:
         self.num_classes = num_classes
         self.max_objects = max_objects
         self.score_size = score_size
+        self.front_end = front_end or VGGishLogMel()
         self.train_frames = train_frames
         self.repairs = RepairLog(strict)
         self.negative_audio = negative_audio
@@ -90,6 +94,8 @@ class AVSDatasetMapper:
     def from_config(
         cls, cfg: CfgNode, is_train: bool = True, negative_audio: NegativeAudio | None = None
     ) -> dict[str, Any]:
+        from transavs.modeling.backbones.audio import find_front_end  # which imports this package
+
         size = cfg.INPUT.IMAGE_SIZE
         augmentations: list[T.Augmentation] = [T.Resize((size, size))]
         if is_train and list(cfg.INPUT.SCALE_JITTER) != [1.0, 1.0]:
@@ -105,6 +111,7 @@ class AVSDatasetMapper:
             "num_classes": cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES,
             "max_objects": cfg.INPUT.MAX_OBJECTS,
             "score_size": cfg.TEST.SCORE_SIZE,
+            "front_end": find_front_end(cfg),
             "train_frames": cfg.INPUT.TRAIN_FRAMES,
             "strict": cfg.DATALOADER.STRICT,
             "negative_audio": negative_audio,
@@ -135,7 +142,7 @@ class AVSDatasetMapper:
         clip["images"] = torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
         clip["masks"] = torch.from_numpy(masks)
         clip["labeled_frames"] = torch.as_tensor(clip["labeled_frames"], dtype=torch.int64)
-        clip["log_mel"] = decoded["log_mel"] if replaced is None else _log_mel(clip)
+        clip["log_mel"] = decoded["log_mel"] if replaced is None else self._load_audio(clip)
         height, width = decoded["size"].tolist()
         return clip | {"height": height, "width": width, "repairs": kinds_of(decoded["repairs"])}
 
@@ -143,7 +150,8 @@ class AVSDatasetMapper:
         """:meth:`decode`, from the cache or, where the clip is decoded with its own audio, into it."""
         if self.cache is None:
             return self.decode(record, with_audio)
-        key = clip_key(record, self._decoding_settings)  # before decoding: a file that changes meanwhile is seen later
+        # Before decoding: a file that changes meanwhile is seen later.
+        key = clip_key(record, self._decoding_settings, self.front_end)
         found = self.cache.read(key)
         if found is None:
             found = self.decode(record, with_audio)
@@ -160,7 +168,7 @@ class AVSDatasetMapper:
             * ``labeled``: int64 (L,), places in the record's ``labeled_frames`` of those that have a mask;
             * ``repairs``: see :meth:`transavs.data.repairs.ClipRepairs.to_tensor`;
             * ``size``: int64 (2,), H and W;
-            * ``log_mel``: float32 (T, 1, 96, 64), if ``with_audio``.
+            * ``log_mel``: the examples of the sound, if ``with_audio``.
 
         Raises:
             AVSInputError: a file is missing or broken, or a frame of another size than its clip; or, taken strictly,
@@ -196,7 +204,7 @@ class AVSDatasetMapper:
             "labeled": torch.tensor(labeled),
         }
         if with_audio:
-            decoded["log_mel"] = _log_mel(record, repairs)
+            decoded["log_mel"] = self._load_audio(record, repairs)
         return decoded | {"repairs": repairs.to_tensor()}
 
     def _frames_there_are(self, paths: Sequence[str], repairs: ClipRepairs) -> list[str]:
@@ -238,9 +246,8 @@ class AVSDatasetMapper:
             )
         return mask
 
-
-def _log_mel(record: dict[str, Any], repairs: ClipRepairs | None = None) -> torch.Tensor:
-    """Compute float32 (T, 1, 96, 64) of the audio that a record names."""
-    seconds = len(record["file_names"])
-    files = record["audio_file"], record.get("log_mel_file")
-    return load_log_mel(*files, seconds, record.get("noise_seed"), repairs.add if repairs else None)
+    def _load_audio(self, record: dict[str, Any], repairs: ClipRepairs | None = None) -> torch.Tensor:
+        """Make the examples of the audio that a record names."""
+        files = record["audio_file"], record.get("log_mel_file")
+        repair = repairs.add if repairs else None
+        return self.front_end.load(*files, len(record["file_names"]), record.get("noise_seed"), repair)

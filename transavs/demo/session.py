@@ -15,7 +15,6 @@ from transavs.demo.loudness import is_silent, loudness_levels
 from transavs.demo.outputs import CocoFile, Output, OverlayVideo
 from transavs.inference.prediction import FramePrediction, SoundingObject
 from transavs.inference.predictor import AVSPredictor
-from transavs.media.audio_file import SAMPLE_RATE
 from transavs.media.audio_stream import Silence, Sound, SoundFile
 from transavs.media.video_reader import Video
 from transavs.utils.errors import AVSInputError
@@ -189,7 +188,8 @@ class DemoSession:
         started = time.perf_counter()
         self.class_names = predictor.format.class_names
         with closing(self._predictions):
-            for clip in predictor.predict_video(self.video, rate, self._heard.sound(SAMPLE_RATE)):
+            sound = self._heard.sound(predictor.format.front_end.sample_rate)
+            for clip in predictor.predict_video(self.video, rate, sound):
                 for frame in clip.frames:
                     limits.check(frame.time, self.video.name)
                     self._predictions.add(frame)

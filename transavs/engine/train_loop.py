@@ -13,7 +13,8 @@ from detectron2.engine import SimpleTrainer
 from detectron2.utils import comm
 from torch import Tensor, nn
 
-from transavs.data.audio import is_silent
+from transavs.data.audio import VGGishLogMel
+from transavs.data.front_ends import AudioFrontEnd
 from transavs.utils.errors import AVSInputError
 from transavs.utils.precision import autocast
 
@@ -40,6 +41,7 @@ class GuardedTrainer(SimpleTrainer):
         max_skipped: int = 10,
         accumulate: int = 1,
         repairs: Counter[str] | None = None,
+        front_end: AudioFrontEnd | None = None,
     ):
         """
         Args:
@@ -51,6 +53,7 @@ class GuardedTrainer(SimpleTrainer):
             max_skipped: batches in a row; at one more the run stops.
             accumulate: batches whose mean gradient makes one step; they are skipped together, as one batch.
             repairs: counts up what was repaired in this rank's clips, by kind; see transavs.data.repairs.
+            front_end: that made the clips' examples; None for VGGish's.
         """
         super().__init__(model, data_loader, optimizer)
         self._device_type = next(model.parameters()).device.type
@@ -61,6 +64,7 @@ class GuardedTrainer(SimpleTrainer):
         self._max_skipped, self._skipped_in_a_row = max_skipped, 0
         self._accumulate = accumulate
         self._repairs = Counter[str]() if repairs is None else repairs
+        self._front_end = front_end or VGGishLogMel()
 
     def run_step(self) -> None:
         """One iteration: a step of the optimizer.
@@ -113,6 +117,7 @@ class GuardedTrainer(SimpleTrainer):
         broken = [[name for name in each if not next(finite)] for each in losses]
         non_finite = any(broken) or not (self.grad_scaler.is_enabled() or self._gradients_are_finite())
         step = [clip for batch in batches for clip in batch]
+        is_silent = self._front_end.is_silent
         silent = all(is_silent(clip["log_mel"]) for clip in step) and any(clip["masks"].any() for clip in step)
         some_non_finite, some_heard = _any_rank(non_finite, not silent, like=next(iter(losses[0].values())))
         clips = [[str(clip["video_id"]) for clip in batch] for batch in batches]

@@ -42,6 +42,7 @@ from transavs.evaluation.evaluate import evaluate
 from transavs.evaluation.prediction_writer import PredictionWriter
 from transavs.evaluation.results import LEFT_OUT, combined_scores, results_table, write_results
 from transavs.modeling.activation_checkpoint import checkpoint_activations
+from transavs.modeling.backbones.audio import find_front_end
 from transavs.modeling.compilation import compile_network
 from transavs.modeling.transavs.criterion import AVSCriterion
 from transavs.utils.errors import AVSInputError
@@ -85,6 +86,7 @@ class AVSTrainer(DefaultTrainer):
             max_skipped=cfg.SOLVER.MAX_SKIPPED_BATCHES,
             repairs=self._repairs,
             accumulate=cfg.SOLVER.ACCUMULATE,
+            front_end=find_front_end(cfg),
         )
         self._average = WeightAverage(_bare(model), cfg.MODEL.EMA.DECAY) if cfg.MODEL.EMA.ENABLED else None
         if cfg.MODEL.COMPILE:
@@ -127,8 +129,8 @@ class AVSTrainer(DefaultTrainer):
         is_random = not self.cfg.MODEL.WEIGHTS or any(name.startswith("audio_backbone.") for name in missing)
         if settings.FREEZE and not settings.WEIGHTS and is_random:
             raise AVSInputError(
-                "MODEL.AUDIO_BACKBONE is frozen and has no weights, so it would stay random: set its WEIGHTS to the "
-                "path or URL of vggish-10086976.pth, or its FREEZE to False to train it"
+                "MODEL.AUDIO_BACKBONE is frozen and has no weights, so it would stay random: set its WEIGHTS, to the "
+                "path or URL of vggish-10086976.pth for VGGish, or its FREEZE to False to train it"
             )
 
     @property

@@ -4,7 +4,7 @@ import importlib
 import json
 import reprlib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,9 @@ from torch.export.passes import move_to_device_pass
 
 from transavs.checkpoint.hub import local_weights
 from transavs.checkpoint.load import load_model
+from transavs.data.audio import VGGishLogMel
+from transavs.data.front_ends import AudioFrontEnd, front_end_from_dict
+from transavs.modeling.backbones.audio import find_front_end
 from transavs.modeling.meta_arch import AVSModel, check_device
 from transavs.utils.errors import AVSInputError, one_line
 from transavs.utils.limits import MAX_SIDE
@@ -35,6 +38,7 @@ class ClipFormat:
         image_format: order of their channels, "RGB" or "BGR".
         class_names: K names, the background first.
         uses_temporal_context: whether what is predicted for a frame depends on the other seconds of its clip.
+        front_end: makes examples of the sound; files of before there were several have VGGish's.
     """
 
     num_frames: int
@@ -42,6 +46,7 @@ class ClipFormat:
     image_format: str
     class_names: tuple[str, ...]
     uses_temporal_context: bool
+    front_end: AudioFrontEnd = field(default_factory=VGGishLogMel)
 
     def __post_init__(self) -> None:
         """
@@ -57,11 +62,13 @@ class ClipFormat:
             raise AVSInputError(f"a model of the classes {reprlib.repr(self.class_names)}: name another model")
 
     def to_json(self) -> str:
-        return json.dumps(asdict(self))
+        return json.dumps(asdict(self) | {"front_end": self.front_end.to_dict()})
 
     @classmethod
     def from_json(cls, text: str) -> "ClipFormat":
         values = json.loads(text)
+        if "front_end" in values:
+            values["front_end"] = front_end_from_dict(values["front_end"])
         return cls(**values | {"class_names": tuple(values["class_names"])})
 
     @classmethod
@@ -72,6 +79,7 @@ class ClipFormat:
             image_format=cfg.INPUT.FORMAT,
             class_names=tuple(class_names),
             uses_temporal_context=model.uses_temporal_context,
+            front_end=find_front_end(cfg),
         )
 
 
@@ -84,7 +92,7 @@ class InferenceBackend:
         """
         Args:
             images: uint8 (B, T, 3, S, S).
-            log_mel: float32 (B, T, 1, 96, 64), the second of sound around each frame.
+            log_mel: float32 (B, T, ...), examples of the front-end, of the second of sound around each frame.
 
         Returns:
             float32 probabilities on the CPU, (B, T, K, S, S), summing to 1 over K.

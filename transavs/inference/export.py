@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
-from transavs.data.audio import EXAMPLE_FRAMES, MEL_BANDS
 from transavs.inference.backends import FORMAT_KEY, ClipFormat, InferenceBackend, PyTorchBackend, load_backend, require
 from transavs.modeling.meta_arch import AVSModel
 from transavs.utils.atomic_files import atomic_write
@@ -73,11 +72,11 @@ def export_model(backend: PyTorchBackend, path: str | Path) -> float:
 
 
 def random_clips(clip_format: ClipFormat, clips: int) -> tuple[Tensor, Tensor]:
-    """uint8 images (B, T, 3, S, S) and log_mel (B, T, 1, 96, 64), the same in every call."""
+    """uint8 images (B, T, 3, S, S) and log_mel (B, T, ...), the same in every call."""
     generator = torch.Generator().manual_seed(clips)
     frames, size = (clips, clip_format.num_frames), clip_format.image_size
     images = torch.randint(256, (*frames, 3, size, size), dtype=torch.uint8, generator=generator)
-    return images, torch.randn(*frames, 1, EXAMPLE_FRAMES, MEL_BANDS, generator=generator)
+    return images, torch.randn(*frames, *clip_format.front_end.shape, generator=generator)
 
 
 def trace(backend: PyTorchBackend) -> ExportedProgram:

@@ -15,10 +15,9 @@ from torch import Tensor
 
 from transavs.checkpoint.hub import find_pretrained
 from transavs.checkpoint.share import push_to_hub, save_pretrained
-from transavs.data.audio import log_mel_examples
 from transavs.inference.backends import ClipFormat, InferenceBackend, PyTorchBackend, load_backend
 from transavs.inference.prediction import ClipPrediction, FramePrediction
-from transavs.media.audio_file import SAMPLE_RATE, resample
+from transavs.media.audio_file import resample
 from transavs.media.video_reader import SoundAround, Video, open_video, sample_frames
 from transavs.utils.errors import AVSInputError, one_line
 from transavs.utils.limits import MAX_CHANNELS
@@ -34,7 +33,7 @@ class _Sample:
     time: float
     size: tuple[int, int]
     image: Tensor  # uint8 (3, S, S)
-    log_mel: Tensor  # (1, 96, 64)
+    log_mel: Tensor  # an example of the front-end
     loudness: float
     probabilities: Tensor | None = None  # (K, S, S), sum over windows
     weight: float = 0.0
@@ -151,8 +150,8 @@ class AVSPredictor:
         Args:
             source: path, binary file object, or opened video.
             rate: masks per second; 0 = every frame.
-            sound: in place of the video's own, blocks of float32 (channels, n) at 16 kHz from the first frame on; it
-                is silent after their end.
+            sound: in place of the video's own, blocks of float32 (channels, n) at the sample rate of the model's
+                front-end, 16 kHz for VGGish, from the first frame on; it is silent after their end.
 
         Yields:
             predictions of up to T seconds, in order.
@@ -166,7 +165,7 @@ class AVSPredictor:
             with open_video(source) as video:
                 yield from self.predict_video(video, rate, sound)
             return
-        around = SoundAround(source.sound(SAMPLE_RATE) if sound is None else sound, SAMPLE_RATE)
+        around = self._sound_around(source.sound(self.format.front_end.sample_rate) if sound is None else sound)
         samples = (
             self._sample(frame.index, frame.time, frame.pixels(), around(frame.time))
             for frame in sample_frames(source, rate)
@@ -192,8 +191,8 @@ class AVSPredictor:
         check_frames(frames)
         if not (0 < rate < np.inf and 0 < sample_rate < np.inf):
             raise AVSInputError(f"sound at {sample_rate} Hz, {rate} frames per second: give rates above 0")
-        mono = resample(mono_sound(waveform), sample_rate)
-        around = SoundAround([mono[None].numpy()], SAMPLE_RATE)
+        mono = resample(mono_sound(waveform), sample_rate, self.format.front_end.sample_rate)
+        around = self._sound_around([mono[None].numpy()])
         times = ((number + 0.5) / rate for number in range(len(frames)))
         samples = (
             self._sample(number, time, frame, around(time))
@@ -201,8 +200,13 @@ class AVSPredictor:
         )
         return [frame for clip in self._run(samples) for frame in clip.frames]
 
+    def _sound_around(self, blocks: Iterable[np.ndarray]) -> SoundAround:
+        front_end = self.format.front_end
+        return SoundAround(blocks, front_end.sample_rate, front_end.samples)
+
     def _sample(self, index: int, time: float, pixels: np.ndarray, sound: np.ndarray) -> _Sample:
-        side = self.format.image_size
+        side, front_end = self.format.image_size, self.format.front_end
+        context = (len(sound) - front_end.sample_rate) // 2
         size = pixels.shape[:2]
         resized = transforms.ResizeTransform(*size, side, side).apply_image(pixels)
         channels = resized if self.format.image_format == "RGB" else resized[..., ::-1]
@@ -211,8 +215,8 @@ class AVSPredictor:
             time=time,
             size=(size[0], size[1]),
             image=torch.from_numpy(np.ascontiguousarray(channels.transpose(2, 0, 1))),
-            log_mel=log_mel_examples(sound, SAMPLE_RATE)[0],
-            loudness=loudness(sound),
+            log_mel=front_end.example(torch.from_numpy(sound)),
+            loudness=loudness(sound[context : len(sound) - context]),
         )
 
     def _run(self, samples: Iterator[_Sample]) -> Iterator[ClipPrediction]:

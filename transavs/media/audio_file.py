@@ -85,22 +85,22 @@ def _check_announced(path: Path, samples: int, channels: int, sample_rate: int) 
         )
 
 
-def resample(wave: Tensor, sample_rate: int) -> Tensor:
-    """float (n,) at any sample rate in Hz -> the same sound at 16 kHz.
+def resample(wave: Tensor, sample_rate: int, new_rate: int = SAMPLE_RATE) -> Tensor:
+    """float (n,) at any sample rate in Hz -> the same sound at another, 16 kHz unless told.
 
     Raises:
         AVSInputError: the sample rate is none that can be worked with, or the sound too long.
     """
-    if sample_rate == SAMPLE_RATE:
+    if sample_rate == new_rate:
         return wave
     if sample_rate != int(sample_rate) or not 1 <= sample_rate <= MAX_SAMPLE_RATE:
         raise AVSInputError(f"the sample rate is {sample_rate}: give a whole number of 1 to {MAX_SAMPLE_RATE} Hz")
-    common = math.gcd(int(sample_rate), SAMPLE_RATE)
-    if (sample_rate // common) * (SAMPLE_RATE // common) > MAX_RESAMPLING:
-        raise AVSInputError(f"sound at {sample_rate} Hz takes too much memory to resample: give it at {SAMPLE_RATE} Hz")
-    if len(wave) / sample_rate * SAMPLE_RATE > MAX_SAMPLES:
+    common = math.gcd(int(sample_rate), new_rate)
+    if (sample_rate // common) * (new_rate // common) > MAX_RESAMPLING:
+        raise AVSInputError(f"sound at {sample_rate} Hz takes too much memory to resample: give it at {new_rate} Hz")
+    if len(wave) / sample_rate * new_rate > MAX_SAMPLES:
         raise AVSInputError(
-            f"the sound lasts {len(wave) / sample_rate:.0f} s, and {MAX_SAMPLES / SAMPLE_RATE:.0f} s are read at most: "
+            f"the sound lasts {len(wave) / sample_rate:.0f} s, and {MAX_SAMPLES / new_rate:.0f} s are read at most: "
             "cut it into pieces"
         )
-    return torchaudio.functional.resample(wave, int(sample_rate), SAMPLE_RATE)
+    return torchaudio.functional.resample(wave, int(sample_rate), new_rate)

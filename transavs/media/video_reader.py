@@ -237,24 +237,25 @@ def sample_frames(video: Video, rate: float) -> Iterator[VideoFrame]:
 class SoundAround:
     """Looks at a stream of sound through a window that moves on."""
 
-    def __init__(self, blocks: Iterable[np.ndarray], sample_rate: int):
+    def __init__(self, blocks: Iterable[np.ndarray], sample_rate: int, samples: int | None = None):
         """
         Args:
             blocks: float32 (channels, n).
             sample_rate: of them, in Hz.
+            samples: seen through the window; None for those of a second.
         """
-        self._blocks, self._sample_rate = iter(blocks), sample_rate
-        self._held = np.zeros(sample_rate, dtype=np.float32)  # a second of silence comes before the sound
-        self._offset = -sample_rate  # sample number of the first one held
+        self._blocks, self._sample_rate, self._samples = iter(blocks), sample_rate, samples or sample_rate
+        self._held = np.zeros(self._samples, dtype=np.float32)  # silence comes before the sound
+        self._offset = -self._samples  # sample number of the first one held
 
     def __call__(self, time: float) -> np.ndarray:
-        """The second around ``time``, mono, float32 (sample_rate,); silence where there is no sound.
+        """Give the sound around ``time``, mono, float32 (samples,); silence where there is no sound.
 
         Args:
             time: in seconds, at least that of the last call.
         """
-        start = round((time - 0.5) * self._sample_rate)
-        end = start + self._sample_rate
+        start = round((time - self._samples / self._sample_rate / 2) * self._sample_rate)
+        end = start + self._samples
         while self._offset + len(self._held) < end:
             block = next(self._blocks, None)
             fresh = np.zeros(self._sample_rate, dtype=np.float32) if block is None else block.mean(0)

@@ -1,6 +1,7 @@
 """Networks and losses; importing it registers every component with detectron2."""
 
 from transavs.modeling.backbones.audio import AUDIO_BACKBONE_REGISTRY, SmallAudioNet
+from transavs.modeling.backbones.pretrained_audio import AST, CLAP, AudioMAE
 from transavs.modeling.backbones.query_vit import QueryViT, build_query_vit_backbone
 from transavs.modeling.backbones.resnet import build_basic_resnet_backbone
 from transavs.modeling.backbones.timm import TimmBackbone, build_timm_backbone
@@ -14,10 +15,13 @@ from transavs.modeling.transavs.pixel_decoder import FPNPixelDecoder
 from transavs.modeling.transavs.query_decoder import TRANSFORMER_DECODER_REGISTRY, AudioQueryDecoder
 
 __all__ = [
+    "AST",
     "AUDIO_BACKBONE_REGISTRY",
+    "CLAP",
     "TPAVI",
     "TRANSFORMER_DECODER_REGISTRY",
     "AVSCriterion",
+    "AudioMAE",
     "AudioQueryDecoder",
     "EncoderTransAVS",
     "FPNPixelDecoder",

@@ -46,7 +46,7 @@ class AVSModel(nn.Module):
         """
         Args:
             backbone: detectron2 backbone, (F, 3, S, S) -> features by name.
-            audio_backbone: (M, 1, 96, 64) -> (M, C).
+            audio_backbone: examples of its front-end, (M, 1, 96, 64) for VGGish -> (M, C).
             pixel_mean, pixel_std: per channel, on the scale 0 ... 255.
             frames_per_chunk: that pass through the network together in inference, which bounds its memory.
             embedding_cache: used while the audio backbone is frozen.
@@ -143,7 +143,7 @@ class AVSModel(nn.Module):
 
         Args:
             images: pixels 0 ... 255, (B, T, 3, S, S).
-            log_mel: (B, T, 1, 96, 64), one second per frame.
+            log_mel: examples of the audio front-end, (B, T, 1, 96, 64) for VGGish, one second per frame.
 
         Returns:
             probabilities (B, T, K, S, S), summing to 1 over K.

@@ -9,6 +9,7 @@ from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 from torch import Tensor
 
+from transavs.data.audio import VGGishLogMel
 from transavs.data.avsbench import IGNORED_ID
 from transavs.evaluation.avs_evaluator import foreground_probabilities
 from transavs.evaluation.metrics import clip_jaccard
@@ -23,8 +24,14 @@ def jaccard_label(clip: Clip, sem_seg: Tensor) -> str:
     return f"J {100 * clip_jaccard(foreground_probabilities(sem_seg[clip['labeled_frames']]), clip['masks']):.1f}"
 
 
+def heard_in(clip: Clip) -> np.ndarray:
+    """Make the log-mel to draw of the audio that a clip names, (T, 96, 64), whatever front-end its model has."""
+    files = clip["audio_file"], clip.get("log_mel_file")
+    return VGGishLogMel().load(*files, len(clip["file_names"]), clip.get("noise_seed"))[:, 0].numpy()
+
+
 def clip_picture(clip: Clip, title: str, predictions: Mapping[str, np.ndarray]) -> ClipPicture:
-    """A clip as the test mapper makes it, with its frames as they are on disk.
+    """A clip as the test mapper makes it, with its frames and sound as they are on disk.
 
     Args:
         clip: of T frames.
@@ -37,7 +44,7 @@ def clip_picture(clip: Clip, title: str, predictions: Mapping[str, np.ndarray]) 
     return ClipPicture(
         title=title,
         frames=frames,
-        log_mel=clip["log_mel"][:, 0].numpy(),
+        log_mel=heard_in(clip),
         truth=[truth.get(second) for second in range(len(frames))],
         predictions=dict(predictions),
     )

@@ -18,7 +18,7 @@ from transavs.media.images import read_frame
 from transavs.modeling.transavs.meta_arch import TransAVS
 from transavs.modeling.transavs.query_decoder import AudioQueryDecoder
 from transavs.utils.errors import AVSInputError
-from transavs.visualization.clip_figure import Clip
+from transavs.visualization.clip_figure import Clip, heard_in
 from transavs.visualization.clips import (
     CELL,
     HEAT_COLORS,
@@ -157,7 +157,7 @@ def draw_queries(
 
 def _draw_frame(axes: np.ndarray, clip: Clip, frame: int, image: np.ndarray, predicted: np.ndarray) -> None:
     heard, seen, truth, prediction, *beyond = axes
-    show_sound(heard, clip["log_mel"][frame, 0].numpy())
+    show_sound(heard, heard_in(clip)[frame])
     heard.set_box_aspect(image.shape[0] / image.shape[1])
     seen.imshow(image)
     labeled = clip["labeled_frames"].tolist()

@@ -1,4 +1,4 @@
-"""Audio backbones by name: log-mel examples (M, 1, 96, 64) -> embeddings (M, C), one per second of audio."""
+"""Audio backbones by name: examples of their front-end (M, ...) -> embeddings (M, C), one per second of audio."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,20 +10,40 @@ from detectron2.utils.file_io import PathManager
 from detectron2.utils.registry import Registry
 from torch import Tensor, nn
 
-from transavs.data.audio import EXAMPLE_FRAMES, MEL_BANDS
+from transavs.data.audio import EXAMPLE_FRAMES, MEL_BANDS, VGGishLogMel
+from transavs.data.front_ends import AudioFrontEnd
 from transavs.utils.errors import AVSInputError, one_line
 from transavs.utils.weight_files import read_pth
 
 AUDIO_BACKBONE_REGISTRY = Registry("AUDIO_BACKBONE")
 AUDIO_BACKBONE_REGISTRY.__doc__ = """
-Audio backbones. The registered object is called with ``obj(cfg)`` and returns an :class:`AudioBackbone`.
+Audio backbones. The registered class derives from :class:`AudioBackbone` and is called with ``cls(cfg)``.
 """
 
 
 class AudioBackbone(nn.Module):
-    """Base of audio backbones: (M, 1, 96, 64) -> (M, embed_dim)."""
+    """Base of audio backbones: examples of their front-end (M, ...) -> (M, embed_dim)."""
 
     embed_dim: int
+
+    @classmethod
+    def front_end(cls, cfg: CfgNode) -> AudioFrontEnd:
+        """Declare what makes the examples; loaders ask for it where there is no model."""
+        return VGGishLogMel(cfg.MODEL.AUDIO_BACKBONE.CONTEXT)
+
+    def load_published(self, path: str) -> None:
+        """Load published weights from a file; whatever is wrong with it is raised."""
+        self.load_state_dict(read_pth(path))
+
+
+def find_front_end(cfg: CfgNode) -> AudioFrontEnd:
+    """Find the front-end of ``MODEL.AUDIO_BACKBONE.NAME``.
+
+    Raises:
+        AVSInputError: MODEL.AUDIO_BACKBONE.CONTEXT is out of its range.
+    """
+    front_end: AudioFrontEnd = AUDIO_BACKBONE_REGISTRY.get(cfg.MODEL.AUDIO_BACKBONE.NAME).front_end(cfg)
+    return front_end
 
 
 def build_audio_backbone(cfg: CfgNode) -> AudioBackbone:
@@ -44,10 +64,10 @@ def build_audio_backbone(cfg: CfgNode) -> AudioBackbone:
     return FrozenBatchNorm2d.convert_frozen_batchnorm(backbone)
 
 
-def load_audio_weights(backbone: nn.Module, path: str) -> None:
+def load_audio_weights(backbone: AudioBackbone, path: str) -> None:
     """Load a state dict (torchvggish's keys for VGGish) from a path or URL: all of it, or an AVSInputError."""
     try:
-        backbone.load_state_dict(read_pth(PathManager.get_local_path(path)))
+        backbone.load_published(PathManager.get_local_path(path))
     except Exception as error:  # missing, no network, no checkpoint, other keys or shapes: one hint for all
         raise AVSInputError(
             f"MODEL.AUDIO_BACKBONE.WEIGHTS: {path} does not load into {type(backbone).__name__} "

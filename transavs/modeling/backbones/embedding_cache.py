@@ -35,7 +35,7 @@ def build_embedding_cache(cfg: CfgNode) -> "EmbeddingCache | None":
 class EmbeddingCache:
     """Looks up the embeddings of clips and has those computed that are missing.
 
-    They are found again by the bytes of the clip's log-mel examples, the backbone's weights and structure, the kind of
+    They are found again by the bytes of the clip's examples, the backbone's weights and structure, the kind of
     device and the precision of autocast. The weights are read once, when they are first asked for, and again after
     :meth:`forget_backbone`: a frozen backbone does not change in between.
     """
@@ -53,7 +53,7 @@ class EmbeddingCache:
     ) -> list[Tensor]:
         """
         Args:
-            clips: with ``log_mel``, float (T, 1, 96, 64), of any T. Those with a ``noise_seed`` are computed and not
+            clips: with ``log_mel``, float (T, ...), of any T. Those with a ``noise_seed`` are computed and not
                 kept: noise that is drawn in training does not come again.
             backbone: whose embeddings they are, frozen.
             device: where the embeddings shall be.
