@@ -18,7 +18,7 @@ from detectron2.data import MetadataCatalog
 from detectron2.modeling import META_ARCH_REGISTRY
 from helpers.fake_hub import FakeHub, fake_hub, files_of
 from helpers.models import CLASSES, make_backend
-from helpers.repository import REPOSITORY, TINY_MODEL, run_tool
+from helpers.repository import ENCODER_ONLY, REPOSITORY, TINY_MODEL, run_tool
 from helpers.videos import make_video
 
 from transavs import AVSInputError, AVSPredictor, load_config
@@ -31,6 +31,7 @@ from transavs.modeling.meta_arch import AVSModel
 ARCHITECTURES = {
     "TransAVS": ["MODEL.SEM_SEG_HEAD.NUM_CLASSES", "4", "MODEL.TRANSAVS.QUERY_CONTENT_STD", "3.0"],
     "TPAVI": ["MODEL.META_ARCHITECTURE", "TPAVI", "MODEL.TPAVI.HEAD_CHANNELS", "[8, 8]"],
+    "EncoderTransAVS": ENCODER_ONLY,
 }
 FILES = ["README.md", "config.yaml", "model.safetensors", "transavs.json"]
 RESULTS = {"J": 61.25, "F": 70.5, "FPR": 1.5, "J_silence": 2.0, "F_silence": 3.0, "FPR_silence": 4.0, "J-dog": 60.0}

@@ -21,6 +21,7 @@ from transavs.utils.errors import AVSInputError, one_line
 from transavs.utils.weight_files import ABOUT_FILE, CONFIG_FILE, SHARED_WEIGHTS
 
 CARD_FILE = "README.md"
+OF_TIMM = ("build_timm_backbone", "build_query_vit_backbone")
 CARD = """---
 {front_matter}---
 
@@ -163,7 +164,7 @@ def _card(trained: Trained, license: str, tables: str, repository: str, folder: 
         architecture=cfg.MODEL.META_ARCHITECTURE,
         license=license,
         source=source,
-        backbone=cfg.MODEL.TIMM.NAME if cfg.MODEL.BACKBONE.NAME == "build_timm_backbone" else cfg.MODEL.BACKBONE.NAME,
+        backbone=cfg.MODEL.TIMM.NAME if cfg.MODEL.BACKBONE.NAME in OF_TIMM else cfg.MODEL.BACKBONE.NAME,
         audio_backbone=cfg.MODEL.AUDIO_BACKBONE.NAME,
         frames=cfg.INPUT.NUM_FRAMES,
         size=cfg.INPUT.IMAGE_SIZE,

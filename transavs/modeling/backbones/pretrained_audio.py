@@ -52,6 +52,8 @@ class PretrainedAudio(AudioBackbone):
         options: how it differs from the published base model, also for the embedding cache.
     """
 
+    body: Any
+
     def __init__(self, options: Mapping[str, Any], **size: Any):
         """
         Args:
@@ -247,7 +249,7 @@ class AudioMAE(PretrainedAudio):
     def build_body(self, **size: Any) -> nn.Module:
         # timm's create_model takes others as well, with which a stranger's config would read files.
         self.check_options(signature(timm.models.VisionTransformer).parameters.keys())
-        settings = {"in_chans": 1, "num_classes": 0, "global_pool": "avg", "fc_norm": False}
+        settings: dict[str, Any] = {"in_chans": 1, "num_classes": 0, "global_pool": "avg", "fc_norm": False}
         model: nn.Module = timm.create_model("vit_base_patch16_224", **settings | self.options | size)
         return model
 

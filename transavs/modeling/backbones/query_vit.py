@@ -42,7 +42,7 @@ class QueryViT(TimmModel):
         """
         # timm leaves a model's last norm out of its features otherwise.
         super().__init__(name=name, feature_cls=partial(FeatureGetterNet, norm=True), **model)
-        vit = getattr(self.body, "model", None)
+        vit: Any = getattr(self.body, "model", None)
         if not _takes_queries(vit):
             raise AVSInputError(
                 f"MODEL.TIMM.NAME: queries cannot enter {name!r}: choose a plain ViT that ends with a norm, such as "

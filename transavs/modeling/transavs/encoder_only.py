@@ -55,6 +55,8 @@ class EncoderTransAVS(TransAVS):
     Queries, criterion and inference are TransAVS's. Upsampled patches stand for what a pixel decoder gives.
     """
 
+    query_decoder: AudioQueries
+
     @configurable
     def __init__(
         self, *, backbone: QueryViT, pixel_decoder: PatchUpsampling, query_decoder: AudioQueries, **parts: Any
