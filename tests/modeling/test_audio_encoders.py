@@ -16,10 +16,11 @@ from helpers.repository import REPOSITORY, TINY_MODEL
 from transavs import AVSInputError, AVSPredictor
 from transavs.checkpoint.checkpointer import AVSCheckpointer
 from transavs.config.load import load_config
+from transavs.data.front_ends import find_front_end
 from transavs.engine.solver import build_optimizer
 from transavs.inference.backends import load_backend
 from transavs.inference.export import export_model, random_clips
-from transavs.modeling.backbones.audio import build_audio_backbone, find_front_end
+from transavs.modeling.backbones.audio import build_audio_backbone
 
 AST_SIZE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
 CLAP_SIZE = {"patch_embeds_hidden_size": 8, "depths": [1, 1, 1, 1], "num_attention_heads": [1, 1, 2, 2]}

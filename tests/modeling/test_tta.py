@@ -6,7 +6,7 @@ from helpers.models import load_clips
 from torch import Tensor, nn
 
 from transavs.engine import AVSTrainer
-from transavs.evaluation.evaluate import evaluate
+from transavs.engine.evaluation import evaluate
 from transavs.modeling.test_time_augmentation import AVSWithTTA
 
 SIZE = 32

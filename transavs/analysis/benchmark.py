@@ -23,12 +23,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from transavs.analysis.timing import Step, interleaved_times, part_shares, peak_memory
 from transavs.data.avsbench import load_avsbench
 from transavs.data.dataset_mapper import AVSDatasetMapper
+from transavs.data.front_ends import find_front_end
 from transavs.data.synthetic.dataset import write_synthetic
 from transavs.engine.launch import flush_subnormal_numbers
 from transavs.engine.solver import build_optimizer
 from transavs.evaluation.avs_evaluator import AVSEvaluator
 from transavs.modeling.activation_checkpoint import checkpoint_activations
-from transavs.modeling.backbones.audio import find_front_end
 from transavs.modeling.optimize import optimize_for_inference
 
 REFERENCE = "torchvision ResNet-50"

@@ -20,7 +20,7 @@ from transavs.data.audio_conditions import NegativeAudio
 from transavs.data.augmentations import color_jitter, scale_jitter
 from transavs.data.avsbench import IGNORED_ID
 from transavs.data.clip_cache import build_clip_cache, clip_key
-from transavs.data.front_ends import AudioFrontEnd
+from transavs.data.front_ends import AudioFrontEnd, find_front_end
 from transavs.data.repairs import ClipRepairs, RepairLog, kinds_of
 from transavs.media.images import connected_objects, read_frame, read_mask
 from transavs.utils.errors import AVSInputError
@@ -94,8 +94,6 @@ class AVSDatasetMapper:
     def from_config(
         cls, cfg: CfgNode, is_train: bool = True, negative_audio: NegativeAudio | None = None
     ) -> dict[str, Any]:
-        from transavs.modeling.backbones.audio import find_front_end  # which imports this package
-
         size = cfg.INPUT.IMAGE_SIZE
         augmentations: list[T.Augmentation] = [T.Resize((size, size))]
         if is_train and list(cfg.INPUT.SCALE_JITTER) != [1.0, 1.0]:

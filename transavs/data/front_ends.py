@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from detectron2.config import CfgNode
 from detectron2.utils.registry import Registry
 from torch import Tensor
 from torch.nn import functional as F
@@ -21,6 +22,12 @@ AUDIO_FRONT_END_REGISTRY = Registry("AUDIO_FRONT_END")
 AUDIO_FRONT_END_REGISTRY.__doc__ = """
 Audio front-ends, frozen dataclasses of plain numbers that derive from :class:`AudioFrontEnd`. Exported models name
 theirs, with its numbers.
+"""
+
+AUDIO_BACKBONE_REGISTRY = Registry("AUDIO_BACKBONE")
+AUDIO_BACKBONE_REGISTRY.__doc__ = """
+Audio backbones, of :mod:`transavs.modeling`; here, where loaders ask them for their front-end. The registered class
+derives from :class:`transavs.modeling.backbones.audio.AudioBackbone` and is called with ``cls(cfg)``.
 """
 
 SILENCE_MARGIN = 1e-3  # above the values of silence, for rounding
@@ -171,3 +178,13 @@ def front_end_from_dict(values: Mapping[str, Any]) -> AudioFrontEnd:
         raise AVSInputError(f"the audio front-end {name!r} is not registered: import the module that registers it")
     found: AudioFrontEnd = AUDIO_FRONT_END_REGISTRY.get(name)(**numbers)
     return found
+
+
+def find_front_end(cfg: CfgNode) -> AudioFrontEnd:
+    """Find the front-end of ``MODEL.AUDIO_BACKBONE.NAME``.
+
+    Raises:
+        AVSInputError: MODEL.AUDIO_BACKBONE.CONTEXT is out of its range.
+    """
+    front_end: AudioFrontEnd = AUDIO_BACKBONE_REGISTRY.get(cfg.MODEL.AUDIO_BACKBONE.NAME).front_end(cfg)
+    return front_end

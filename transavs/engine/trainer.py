@@ -25,6 +25,8 @@ from transavs.checkpoint.versions import version_changes
 from transavs.data.audio_conditions import AUDIO_CONDITIONS, NEGATIVE_AUDIO, NegativeAudio, apply_audio_condition
 from transavs.data.build import ReadableClips, SeededClipDataset, build_train_loader, clip_or_error
 from transavs.data.dataset_mapper import AVSDatasetMapper
+from transavs.data.front_ends import find_front_end
+from transavs.engine.evaluation import evaluate
 from transavs.engine.hooks import (
     BestWeights,
     FigureLogger,
@@ -38,11 +40,9 @@ from transavs.engine.train_loop import GuardedTrainer
 from transavs.engine.weight_average import WeightAverage
 from transavs.engine.writers import WandbWriter, forget_wandb_run
 from transavs.evaluation.avs_evaluator import AVSEvaluator
-from transavs.evaluation.evaluate import evaluate
 from transavs.evaluation.prediction_writer import PredictionWriter
 from transavs.evaluation.results import LEFT_OUT, combined_scores, results_table, write_results
 from transavs.modeling.activation_checkpoint import checkpoint_activations
-from transavs.modeling.backbones.audio import find_front_end
 from transavs.modeling.compilation import compile_network
 from transavs.modeling.transavs.criterion import AVSCriterion
 from transavs.utils.errors import AVSInputError

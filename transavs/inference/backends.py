@@ -17,8 +17,7 @@ from torch.export.passes import move_to_device_pass
 from transavs.checkpoint.hub import local_weights
 from transavs.checkpoint.load import load_model
 from transavs.data.audio import VGGishLogMel
-from transavs.data.front_ends import AudioFrontEnd, front_end_from_dict
-from transavs.modeling.backbones.audio import find_front_end
+from transavs.data.front_ends import AudioFrontEnd, find_front_end, front_end_from_dict
 from transavs.modeling.meta_arch import AVSModel, check_device
 from transavs.utils.errors import AVSInputError, one_line
 from transavs.utils.limits import MAX_SIDE

@@ -7,18 +7,12 @@ import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import FrozenBatchNorm2d, get_norm
 from detectron2.utils.file_io import PathManager
-from detectron2.utils.registry import Registry
 from torch import Tensor, nn
 
 from transavs.data.audio import EXAMPLE_FRAMES, MEL_BANDS, VGGishLogMel
-from transavs.data.front_ends import AudioFrontEnd
+from transavs.data.front_ends import AUDIO_BACKBONE_REGISTRY, AudioFrontEnd
 from transavs.utils.errors import AVSInputError, one_line
 from transavs.utils.weight_files import read_pth
-
-AUDIO_BACKBONE_REGISTRY = Registry("AUDIO_BACKBONE")
-AUDIO_BACKBONE_REGISTRY.__doc__ = """
-Audio backbones. The registered class derives from :class:`AudioBackbone` and is called with ``cls(cfg)``.
-"""
 
 
 class AudioBackbone(nn.Module):
@@ -34,16 +28,6 @@ class AudioBackbone(nn.Module):
     def load_published(self, path: str) -> None:
         """Load published weights from a file; whatever is wrong with it is raised."""
         self.load_state_dict(read_pth(path))
-
-
-def find_front_end(cfg: CfgNode) -> AudioFrontEnd:
-    """Find the front-end of ``MODEL.AUDIO_BACKBONE.NAME``.
-
-    Raises:
-        AVSInputError: MODEL.AUDIO_BACKBONE.CONTEXT is out of its range.
-    """
-    front_end: AudioFrontEnd = AUDIO_BACKBONE_REGISTRY.get(cfg.MODEL.AUDIO_BACKBONE.NAME).front_end(cfg)
-    return front_end
 
 
 def build_audio_backbone(cfg: CfgNode) -> AudioBackbone:
