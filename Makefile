@@ -12,7 +12,7 @@ PHOTOS_VIDEO := $(DATASETS)/photos/video.mp4
 LITE0 := $(PHOTOS)/lite0.pth
 # What its run has to reach, or make ends with an error: [task, metric, value in percent, tolerance]. It stands here and
 # not in configs/quickstart.yaml, which other configs and other data sets start from.
-QUICKSTART_RESULTS := [["sem_seg", "J", 88.0, 4.0]]
+QUICKSTART_RESULTS := [["sem_seg", "J", 87.8, 4.0]]
 
 # Packages are installed uncompiled, to be compiled as they are first imported, and not anew by each process: where this
 # is set, as in many containers, a tool takes 23 s to start in place of 8.

@@ -81,7 +81,7 @@ def test_training_takes_two_graphs_whatever_the_lengths(name: str, backend: str)
     with torch.no_grad():  # evaluation is as it was
         clip = training_clip(3, 1) | {"height": 32, "width": 32}
         found, expected = (each.eval()([clip])[0]["sem_seg"] for each in (other, model))
-    assert torch.equal(found, expected)
+    torch.testing.assert_close(found, expected)  # batch norms have seen the same to rounding
     assert counters["stats"]["unique_graphs"] == 2
 
 
