@@ -59,7 +59,7 @@ def write_checkpoint(folder: Path, architecture: str, *more: str) -> Path:
     overrides = [*TINY_MODEL, *ARCHITECTURES[architecture], *more]
     cfg = load_config(REPOSITORY / "configs/quickstart.yaml", overrides)
     backend = make_backend("quickstart.yaml", overrides)
-    cfg.OUTPUT_DIR, cfg.DATALOADER.CLIP_CACHE, cfg.MODEL.WEIGHTS = "/home/me/run", "/home/me/cache", "/home/me/a.pth"
+    cfg.OUTPUT_DIR, cfg.DATALOADER.CLIP_CACHE, cfg.MODEL.WEIGHTS = "/theirs/run", "/theirs/cache", "/theirs/a.pth"
     cfg.DATASETS.TRAIN = (f"named_{architecture}",)
     MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).stuff_classes = list(backend.format.class_names)
     AVSCheckpointer(backend.model, str(folder), cfg).save(architecture)
@@ -144,7 +144,7 @@ def test_a_fresh_process_finds_the_same_masks(tmp_path: Path):
 def test_what_a_folder_holds(shared: Path, checkpoint: Path):
     assert sorted(path.name for path in shared.iterdir()) == FILES
     texts = "".join((shared / name).read_text() for name in FILES if name != "model.safetensors")
-    assert "/home/me" not in texts
+    assert "/theirs" not in texts
     assert str(shared.parent) not in texts
     stored = torch.load(checkpoint, weights_only=True)
     weights = safetensors.torch.load_file(shared / "model.safetensors")

@@ -5,6 +5,7 @@ Shape legend: T seconds of a clip; an example is what a front-end makes of one o
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -101,7 +102,7 @@ class AudioFrontEnd:
 
     def is_silent(self, examples: Tensor) -> bool:
         """Tell whether examples (T, ...) hold no sound."""
-        return bool((examples - self.silence().to(examples.device)).abs().le(SILENCE_MARGIN).all())
+        return bool((examples - _silence_of(self).to(examples.device)).abs().le(SILENCE_MARGIN).all())
 
     def fit(self, examples: Tensor, seconds: int) -> Tensor:
         """Cut to ``seconds`` examples or repeat the last one (silence where there is none), as AVSBench does."""
@@ -164,6 +165,12 @@ class AudioFrontEnd:
     def to_dict(self) -> dict[str, Any]:
         """Give what :func:`front_end_from_dict` makes the same front-end of: its name and its numbers."""
         return {"name": type(self).__name__, **asdict(self)}
+
+
+@lru_cache(maxsize=4)
+def _silence_of(front_end: AudioFrontEnd) -> Tensor:
+    """Keep :meth:`AudioFrontEnd.silence`, which every step of training compares with."""
+    return front_end.silence()
 
 
 def front_end_from_dict(values: Mapping[str, Any]) -> AudioFrontEnd:

@@ -1,4 +1,4 @@
-"""Where the numbers of a training run go beside detectron2's own writers."""
+"""Writers of a training run's numbers beside detectron2's own."""
 
 from collections import defaultdict
 from functools import partial
