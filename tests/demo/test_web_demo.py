@@ -30,7 +30,8 @@ FLAGS = [
 
 # Registers the model, and tells of every connection that the process asks for.
 SERVER = """
-import runpy, sys, loud_model
+import runpy, sys
+from helpers import loud_model
 def tell(event, about):
     if event in ("socket.connect", "socket.getaddrinfo"):
         sys.stderr.write(f"connects to {{about}}\\n")
