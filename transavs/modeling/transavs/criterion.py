@@ -88,9 +88,9 @@ class SegmentationLosses(nn.Module):
             ``loss_ce``, ``loss_mask``, ``loss_dice`` and, where the rule chooses regions for queries,
             ``loss_query_mask`` and ``loss_query_dice``.
         """
-        log_probs = smooth_max_log_probs(pred_logits, pred_masks, self.sharpness)
+        log_probs, masks = smooth_max_log_probs(pred_logits, pred_masks, self.sharpness)
         joint = recomputed(self.joint_losses, log_probs, truth.masks, truth.counts, truth.one_hot)
-        targets = self.query_targets(pred_logits, pred_masks, truth)
+        targets = self.query_targets(pred_logits, masks, truth)
         query_log_p = pred_logits.log_softmax(-1).transpose(1, 2)
         losses = {
             "loss_ce": focal_loss(query_log_p, targets.labels, self.focal_alpha, self.focal_gamma).mean(),
@@ -118,11 +118,11 @@ class SegmentationLosses(nn.Module):
         return focal.sum() / counts.sum().clamp(min=1), dice_loss(log_shares.exp() * counts[:, None], one_hot).mean()
 
     @torch.no_grad()
-    def query_targets(self, pred_logits: Tensor, pred_masks: Tensor, truth: GroundTruth) -> QueryTargets:
-        """Choose each query's target by the rule."""
+    def query_targets(self, pred_logits: Tensor, masks: Tensor, truth: GroundTruth) -> QueryTargets:
+        """Choose the target of each query, of masks m in [0, 1], by the rule."""
         inputs = TargetInputs(
             probabilities=pred_logits.softmax(-1),
-            masks=pred_masks.sigmoid(),
+            masks=masks,
             shares=truth.shares,
             objects=truth.objects,
             object_classes=truth.object_classes,
@@ -267,11 +267,7 @@ class AVSCriterion(nn.Module):
             self.aqdl_distance,
             self.aqdl_floor,
         )
-        overlap = recomputed(
-            lambda logits, selected: audio_query_mask_loss(logits.sigmoid(), selected),
-            outputs["pred_masks"],
-            confidence > self.aqml_threshold,
-        )
+        overlap = audio_query_mask_loss(outputs["pred_masks"].sigmoid(), confidence > self.aqml_threshold)
         return {"loss_aqdl": distance.mean(), "loss_aqml": overlap.mean()}
 
 

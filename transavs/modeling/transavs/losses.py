@@ -49,8 +49,8 @@ def audio_query_distance_loss(queries: Tensor, selected: Tensor, max_distance: f
 def audio_query_mask_loss(masks: Tensor, selected: Tensor) -> Tensor:
     """AQML, TransAVS eqs. (11) and (12): masks of sounding queries should not overlap.
 
-    The sum over pairs of Bin(m_i) m_j + m_i Bin(m_j) is, pixel by pixel, the product of the sums over all queries
-    less the terms with i = j, so neither N x N nor N x N x H x W values are formed.
+    The sum over pairs of Bin(m_i) m_j + m_i Bin(m_j) is, pixel by pixel, that of m_i times how many other masks are
+    over 0.5, so neither N x N nor N x N x H x W values are formed. Bin has no gradient: those numbers are constants.
 
     Args:
         masks: m, (F, N, H, W) in [0, 1].
@@ -59,10 +59,11 @@ def audio_query_mask_loss(masks: Tensor, selected: Tensor) -> Tensor:
     Returns:
         float (F,), not negative.
     """
-    masks = masks * selected[..., None, None]
-    binary = (masks > 0.5).to(masks.dtype)
-    overlap = binary.sum(1) * masks.sum(1) - (binary * masks).sum(1)
-    return pair_normalizer(selected) * overlap.mean((1, 2)) / 2
+    chosen = selected[..., None, None].to(masks.dtype)
+    binary = (masks.detach() > 0.5) * chosen
+    others = (binary.sum(1, keepdim=True) * chosen).sub_(binary)
+    overlap = torch.einsum("fnhw,fnhw->f", masks, others) / masks.shape[2:].numel()
+    return pair_normalizer(selected) * overlap / 2
 
 
 def focal_loss(log_probabilities: Tensor, labels: Tensor, alpha: float, gamma: float) -> Tensor:
