@@ -45,8 +45,8 @@ class _SmoothMaxLogProbs(torch.autograd.Function):
         scale = 1 / peak
         # Where all masks are 0 they are all alike, and as large as the largest.
         mask_powers = torch.addcmul(tiny * scale, masks, scale)
-        mask_powers = F.threshold_(mask_powers, LEAST_POWER ** (1 / sharpness), 0.0).pow_(sharpness)
-        class_powers = F.threshold_(((log_classes - classes_peak) * sharpness).exp_(), LEAST_POWER, 0.0)
+        mask_powers = F.threshold(mask_powers, LEAST_POWER ** (1 / sharpness), 0.0, inplace=True).pow_(sharpness)
+        class_powers = F.threshold(((log_classes - classes_peak) * sharpness).exp_(), LEAST_POWER, 0.0)
         sums = torch.einsum("fnk,fnx->fkx", class_powers, mask_powers).clamp_(min=tiny)
         ctx.save_for_backward(class_powers, logits, mask_powers, sums)
         ctx.mark_non_differentiable(masks)
