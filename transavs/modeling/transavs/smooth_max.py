@@ -33,7 +33,7 @@ def smooth_max_log_probs(pred_logits: Tensor, pred_masks: Tensor, sharpness: flo
 
 
 class _SmoothMaxLogProbs(torch.autograd.Function):
-    """Keeps the masks' powers alone for the backward pass, and passes few times over what is as large as they are."""
+    """Keeps the mask logits and their powers for the backward pass, and passes few times over what is as large."""
 
     @staticmethod
     def forward(ctx: Any, log_classes: Tensor, logits: Tensor, sharpness: float) -> tuple[Tensor, Tensor]:
