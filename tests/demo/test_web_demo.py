@@ -20,6 +20,7 @@ from helpers.videos import make_video
 from helpers.web_inputs import LIMITS, SECONDS, SIDE, level, write_video
 
 from transavs.config.load import load_config
+from transavs.data.synthetic.video import write_synthetic_video
 from transavs.media.video_reader import Video
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -50,11 +51,16 @@ def test_without_gradio_one_line_says_how_to_get_it(run_here, monkeypatch: pytes
 
 
 @pytest.fixture(scope="module")
-def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the server lives."""
+    return tmp_path_factory.mktemp("server")
+
+
+@pytest.fixture(scope="module")
+def address(folder: Path) -> Iterator[str]:
     """Of tools/web_demo.py, running in a process of its own that leaves nothing behind."""
     pytest.importorskip("gradio", reason='needs gradio: pip install "transavs[web]"')
     pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
-    folder = tmp_path_factory.mktemp("server")
     (folder / "tmp").mkdir()
     (folder / "cwd").mkdir()
     cfg = load_config(REPOSITORY / "configs/quickstart.yaml", [*TINY_MODEL, "MODEL.META_ARCHITECTURE", "LoudModel"])
@@ -195,6 +201,32 @@ def test_the_picture_follows_the_sound_and_the_threshold(visitor: Visitor, clip:
     assert redness(visitor.picture()) == pytest.approx(redness(wide), abs=2)
     assert level(visitor.download("#video-file", tmp_path)) == pytest.approx(level(noise), abs=2)
     visitor.tab.get_by_label("its own sound").check()
+
+
+@needs_browser
+def test_a_cancelled_job_leaves_no_files_and_the_page_takes_the_next(
+    visitor: Visitor, folder: Path, clip: Path, tmp_path: Path
+):
+    write_synthetic_video(tmp_path / "slow.mp4", seconds=4.5, frame_rate=24, size=(480, 480), seed=4)
+    visitor.give(clip)
+    visitor.start()
+    made = next((folder / "tmp").glob("transavs_web_*/made"))
+    before = {path for path in made.iterdir() if path.is_dir()}
+    shown = visitor.result()
+    visitor.give(tmp_path / "slow.mp4")
+    visitor.tab.click("#start")
+    visitor.tab.locator("#result").get_by_text("drawing").wait_for()
+    assert {path for path in made.iterdir() if path.is_dir()} > before
+    visitor.tab.click("#cancel")
+    visitor.tab.locator("#result .progress-text").wait_for(state="detached", timeout=1000)
+    for _ in range(50):
+        if {path for path in made.iterdir() if path.is_dir()} == before:
+            break
+        time.sleep(0.1)
+    assert {path for path in made.iterdir() if path.is_dir()} == before
+    assert visitor.result() == shown
+    visitor.give(clip)
+    visitor.start()
 
 
 @needs_browser

@@ -24,7 +24,7 @@ SOUNDS = (OWN, MUTED, ANOTHER)
 MEGABYTE = 10**6
 LONGEST_STEM = 40  # characters of an upload's name that results keep: file systems take 255 bytes in all
 DRAWN_SIDE = 854  # pixels; drawing is what a visitor waits for who moves the threshold
-Progress = Callable[[float, str], None]  # share that is done, what is being done
+Progress = Callable[[float, str], None]  # share that is done, what is being done; raises to end the work
 
 
 @dataclass(frozen=True)
@@ -225,3 +225,21 @@ class DemoSession:
     def remove(self) -> None:
         """Remove everything that the run has written."""
         shutil.rmtree(self._folder, ignore_errors=True)
+
+
+class Visit:
+    """What is kept for a visitor: the last run."""
+
+    def __init__(self) -> None:
+        self.run: DemoSession | None = None
+
+    def keep(self, run: DemoSession) -> None:
+        """Take a run in place of the last one, which is removed."""
+        self.remove()
+        self.run = run
+
+    def remove(self) -> None:
+        """Remove everything that is kept."""
+        if self.run is not None:
+            self.run.remove()
+            self.run = None

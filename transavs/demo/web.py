@@ -5,8 +5,9 @@ import os
 import signal
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from html import escape
 from itertools import cycle
 from pathlib import Path
@@ -14,7 +15,19 @@ from types import FrameType
 from typing import Any
 
 from transavs.data.synthetic.video import write_synthetic_video
-from transavs.demo.session import ANOTHER, DRAWN_SIDE, MEGABYTE, OWN, SOUNDS, DemoSession, Drawing, Limits, heard_with
+from transavs.demo.session import (
+    ANOTHER,
+    DRAWN_SIDE,
+    MEGABYTE,
+    OWN,
+    SOUNDS,
+    DemoSession,
+    Drawing,
+    Limits,
+    Progress,
+    Visit,
+    heard_with,
+)
 from transavs.demo.summary import summary_of
 from transavs.inference.predictor import AVSPredictor
 from transavs.utils.errors import AVSInputError
@@ -34,6 +47,10 @@ CSS = """
 .gradio-container { max-width: 1180px !important; margin: 0 auto !important; }
 footer { display: none !important; }
 """
+
+
+class CancelledError(Exception):
+    """A visitor wants no result any more."""
 
 
 @contextmanager
@@ -57,6 +74,30 @@ class Page:
         """
         self._predictor, self._limits, self._folder = predictor, limits, folder
         self._examples = cycle(range(1, EXAMPLES + 1))
+        self._cancelled: dict[str | None, threading.Event] = {}  # of the visitors' running jobs
+
+    @contextmanager
+    def _job(self, visitor: gr.Request, progress: Progress) -> Iterator[Progress]:
+        """Let a job tell of its progress; the context ends there, without an error, where the visitor cancels."""
+        key, cancelled = visitor.session_hash, threading.Event()
+        self._cancelled[key] = cancelled
+
+        def tell(share: float, what: str) -> None:
+            if cancelled.is_set():
+                raise CancelledError
+            progress(share, what)
+
+        try:
+            with suppress(CancelledError), shown_to_visitor():
+                yield tell
+        finally:
+            if self._cancelled.get(key) is cancelled:
+                del self._cancelled[key]
+
+    def cancel(self, visitor: gr.Request) -> None:
+        """End the visitor's job where it tells of its progress next; what it has written is removed."""
+        if (cancelled := self._cancelled.get(visitor.session_hash)) is not None:
+            cancelled.set()
 
     def about(self) -> str:
         """Describe the model in Markdown."""
@@ -84,44 +125,47 @@ class Page:
         another: str | None,
         rate: float,
         threshold: float,
-        last: DemoSession | None,
+        visit: Visit,
+        visitor: gr.Request,
         progress: gr.Progress = gr.Progress(),  # noqa: B008 (how gradio finds out that it is wanted)
     ) -> tuple[Any, ...]:
         """Predict and draw; the run takes the place of the visitor's last one."""
-        with shown_to_visitor():
+        with self._job(visitor, progress) as tell:
             if path is None:
                 raise AVSInputError("there is no video yet: drop one, or try a generated one")
             video = self._limits.open(path)
             run = DemoSession(video, heard_with(video, choice, another, self._limits), self._folder)
             try:
-                run.predict(self._predictor, rate, self._limits, progress)
-                drawing = run.draw(threshold, progress)
+                run.predict(self._predictor, rate, self._limits, tell)
+                drawing = run.draw(threshold, tell)
+                tell(1.0, "done")
             except BaseException:
                 run.remove()
                 raise
-        if last is not None:
-            last.remove()
-        if run.is_silent and choice == OWN:
-            gr.Warning("The video is silent: what is marked in it is a guess from the picture.")
-        return *shown(run, drawing), run
+            visit.keep(run)
+            if run.is_silent and choice == OWN:
+                gr.Warning("The video is silent: what is marked in it is a guess from the picture.")
+            return *shown(run, drawing), visit
+        return (gr.skip(),) * 5
 
     def redraw(
         self,
         threshold: float,
-        run: DemoSession | None,
+        visit: Visit,
+        visitor: gr.Request,
         progress: gr.Progress = gr.Progress(),  # noqa: B008
     ) -> tuple[Any, ...]:
         """Draw the visitor's last run with another threshold; the network does not run."""
-        if run is None:
-            return (gr.skip(),) * 4
-        with shown_to_visitor():
-            return shown(run, run.draw(threshold, progress))
+        with self._job(visitor, progress) as tell:
+            if visit.run is not None:
+                return shown(visit.run, visit.run.draw(threshold, tell))
+        return (gr.skip(),) * 4
 
     def build(self) -> gr.Blocks:
         """The page, not served yet."""
         work: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "model", "api_visibility": "private"}
         with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(KEPT_SECONDS // 6, KEPT_SECONDS)) as page:
-            last = gr.State(None, time_to_live=KEPT_SECONDS, delete_callback=forget)
+            visit = gr.State(Visit(), time_to_live=KEPT_SECONDS, delete_callback=Visit.remove)
             gr.Markdown(f"# {TITLE}\n{self.about()}")
             with gr.Row(equal_height=True):
                 given = gr.Video(label="Video", sources=["upload"], height=VIDEO_HEIGHT, min_width=320, elem_id="given")
@@ -135,7 +179,7 @@ class Page:
                 )
             with gr.Row():
                 with gr.Column():
-                    generate, *asked, start = question()
+                    generate, *asked, start, cancel = question()
                 with gr.Column():
                     threshold, *answered = answer()
             gr.Markdown(
@@ -144,26 +188,30 @@ class Page:
                 f"removed after about {KEPT_SECONDS // 60} minutes."
             )
             generate.click(self.example, None, given, show_progress_on=given, **work)
-            start.click(
+            started = start.click(
                 self.segment,
-                [given, *asked, threshold, last],
-                [result, *answered, last],
+                [given, *asked, threshold, visit],
+                [result, *answered, visit],
                 show_progress_on=result,
                 **work,
             )
-            threshold.release(
+            redrawn = threshold.release(
                 self.redraw,
-                [threshold, last],
+                [threshold, visit],
                 [result, *answered],
                 show_progress_on=result,
                 trigger_mode="always_last",
                 **work,
             )
+            # The job is told first: once gradio has dropped it, nobody takes what it returns.
+            told = cancel.click(self.cancel, None, None, queue=False, api_visibility="private")
+            told.then(None, None, None, cancels=[started, redrawn])
+            page.unload(self.cancel)
         return page
 
 
 def question() -> tuple[Any, ...]:
-    """Lay out the question: a button for an example, the sound, another sound's file, the rate, a button to start."""
+    """Lay out the question: an example, the sound, another sound's file, the rate, buttons to start and to cancel."""
     generate = gr.Button("Try a generated video", size="md", elem_id="generate")
     choice = gr.Radio(list(SOUNDS), value=OWN, label="The model hears", elem_id="sound")
     another = gr.File(
@@ -175,8 +223,10 @@ def question() -> tuple[Any, ...]:
     )
     choice.change(lambda chosen: gr.update(visible=chosen == ANOTHER), choice, another, api_visibility="private")
     rate = gr.Slider(1, 10, 5, step=1, label="Masks per second", elem_id="rate")
-    start = gr.Button("Find what sounds", variant="primary", elem_id="start")
-    return generate, choice, another, rate, start
+    with gr.Row():
+        start = gr.Button("Find what sounds", variant="primary", scale=3, min_width=160, elem_id="start")
+        cancel = gr.Button("Cancel", min_width=80, elem_id="cancel")
+    return generate, choice, another, rate, start, cancel
 
 
 def answer() -> tuple[Any, ...]:
@@ -195,12 +245,6 @@ def answer() -> tuple[Any, ...]:
         mask_file = gr.DownloadButton("Masks (COCO JSON)", interactive=False, size="md", elem_id="mask-file")
     summary = gr.HTML(elem_id="summary")
     return threshold, video_file, mask_file, summary
-
-
-def forget(run: DemoSession | None) -> None:
-    """Remove what a visitor leaves behind."""
-    if run is not None:
-        run.remove()
 
 
 def shown(run: DemoSession, drawing: Drawing) -> tuple[Any, ...]:
