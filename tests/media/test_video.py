@@ -68,6 +68,16 @@ def test_frames_are_sampled_in_the_middle_of_intervals(rate: float, tmp_path: Pa
     assert found == [pytest.approx(time, abs=0.002) for time in expected]
 
 
+def test_every_frame_is_seen_before_it_is_sampled(tmp_path: Path):
+    path = make_video(tmp_path / "a.mp4", seconds=4, frame_rate=10)
+    for given, rate in ((path, 0), (Video(path), 1)):
+        seen: list[int] = []
+        for clip in AVSPredictor(RedWhenLoud()).predict_video(given, rate, seen=lambda frame: seen.append(frame.index)):
+            assert seen == list(range(len(seen)))
+            assert seen[-1] >= clip.frames[-1].index
+        assert len(seen) == 40
+
+
 def test_a_video_shorter_than_half_a_second_gives_one_mask(tmp_path: Path):
     path = make_video(tmp_path / "a.mp4", seconds=0.4, wave=beeps(1, 16000)[: int(0.4 * 16000)])
     (clip,) = AVSPredictor(RedWhenLoud()).predict_video(path, 1)
