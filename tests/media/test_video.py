@@ -11,7 +11,7 @@ from helpers.videos import RedWhenLoud, beeps, make_video, red_corner
 from PIL import Image
 
 from transavs.inference.predictor import AVSPredictor
-from transavs.media.video_reader import SoundAround, Video, open_video, sample_frames
+from transavs.media.video_reader import SoundAround, Video, VideoFrame, open_video, sample_frames
 from transavs.media.video_writer import VideoWriter, sound_of
 from transavs.utils.errors import AVSInputError
 
@@ -71,10 +71,10 @@ def test_frames_are_sampled_in_the_middle_of_intervals(rate: float, tmp_path: Pa
 def test_every_frame_is_seen_before_it_is_sampled(tmp_path: Path):
     path = make_video(tmp_path / "a.mp4", seconds=4, frame_rate=10)
     for given, rate in ((path, 0), (Video(path), 1)):
-        seen: list[int] = []
-        for clip in AVSPredictor(RedWhenLoud()).predict_video(given, rate, seen=lambda frame: seen.append(frame.index)):
-            assert seen == list(range(len(seen)))
-            assert seen[-1] >= clip.frames[-1].index
+        seen: list[VideoFrame] = []
+        for clip in AVSPredictor(RedWhenLoud()).predict_video(given, rate, seen=seen.append):
+            assert [frame.index for frame in seen] == list(range(len(seen)))
+            assert seen[-1].index >= clip.frames[-1].index
         assert len(seen) == 40
 
 
