@@ -82,14 +82,17 @@ def segment_video(
         logging.getLogger(__name__).warning("%s is silent: what is marked in it is a guess from the picture", path)
     with ExitStack() as stack:
         outputs: list[Output] = []
+        seen = None
         if targets.overlay is not None:
-            outputs.append(stack.enter_context(OverlayVideo(video, targets.overlay, levels)))
+            overlay = OverlayVideo(video, targets.overlay, levels)
+            seen = overlay.keep
+            outputs.append(stack.enter_context(overlay))
         if targets.masks is not None:
             outputs.append(stack.enter_context(MaskFiles(targets.masks)))
         if targets.coco is not None:
             outputs.append(stack.enter_context(CocoFile(video, targets.coco, levels)))
         end = 0.0
-        for frame in with_progress(predictor.predict_video(video, rate), video):
+        for frame in with_progress(predictor.predict_video(video, rate, seen=seen), video):
             objects = frame.objects(threshold)
             for output in outputs:
                 output.add(frame, objects)

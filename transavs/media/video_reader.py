@@ -213,16 +213,22 @@ def open_video(source: str | Path | BinaryIO) -> Iterator[Video]:
         yield Video(copy, name=str(getattr(source, "name", "the given video")))
 
 
-def sample_frames(video: Video, rate: float) -> Iterator[VideoFrame]:
+def sample_frames(video: Video, rate: float, seen: Callable[[VideoFrame], None] | None = None) -> Iterator[VideoFrame]:
     """The frames shown in the middle of each interval of 1 / ``rate`` seconds, each once; all frames for rate 0.
 
     At one frame a second these are the frames at 0.5 s, 1.5 s, ...; a video shorter than that gives its last frame.
+
+    Args:
+        video: to read.
+        rate: frames per second.
+        seen: called with every frame of the video, in order, before it is sampled.
     """
+    frames = video.frames() if seen is None else _shown_to(seen, video.frames())
     if not rate:
-        yield from video.frames()
+        yield from frames
         return
     held, given, number = None, -1, 0
-    for frame in video.frames():
+    for frame in frames:
         while held is not None and frame.time > (number + 0.5) / rate:
             if held.index > given:
                 yield held
@@ -232,6 +238,12 @@ def sample_frames(video: Video, rate: float) -> Iterator[VideoFrame]:
     is_shown = held is not None and (number + 0.5) / rate < held.time + 1 / video.frame_rate
     if held is not None and held.index > given and (is_shown or given < 0):
         yield held
+
+
+def _shown_to(seen: Callable[[VideoFrame], None], frames: Iterator[VideoFrame]) -> Iterator[VideoFrame]:
+    for frame in frames:
+        seen(frame)
+        yield frame
 
 
 class SoundAround:
