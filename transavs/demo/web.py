@@ -42,6 +42,8 @@ EXAMPLES = 8
 EXAMPLE: dict[str, Any] = {"seconds": 10, "frame_rate": 15, "size": (320, 320)}
 KEPT_SECONDS = 3600  # how long an uploaded or a drawn file is kept
 VIDEO_HEIGHT = 360
+RATES = (("1", 1), ("2", 2), ("5", 5), ("10", 10), ("every frame", 0))
+USER = "visitor"
 FONT = gr.themes.LocalFont("Source Sans Pro", weights=(400, 700))  # comes with gradio
 CSS = """
 .gradio-container { max-width: 1180px !important; margin: 0 auto !important; }
@@ -146,7 +148,7 @@ class Page:
             if run.is_silent and choice == OWN:
                 gr.Warning("The video is silent: what is marked in it is a guess from the picture.")
             return *shown(run, drawing), visit
-        return (gr.skip(),) * 5
+        return (gr.skip(),) * 6
 
     def redraw(
         self,
@@ -159,7 +161,7 @@ class Page:
         with self._job(visitor, progress) as tell:
             if visit.run is not None:
                 return shown(visit.run, visit.run.draw(threshold, tell))
-        return (gr.skip(),) * 4
+        return (gr.skip(),) * 5
 
     def build(self) -> gr.Blocks:
         """The page, not served yet."""
@@ -168,7 +170,13 @@ class Page:
             visit = gr.State(Visit(), time_to_live=KEPT_SECONDS, delete_callback=Visit.remove)
             gr.Markdown(f"# {TITLE}\n{self.about()}")
             with gr.Row(equal_height=True):
-                given = gr.Video(label="Video", sources=["upload"], height=VIDEO_HEIGHT, min_width=320, elem_id="given")
+                given = gr.Video(
+                    label="Video",
+                    sources=["upload", "webcam"],
+                    height=VIDEO_HEIGHT,
+                    min_width=320,
+                    elem_id="given",
+                )
                 result = gr.Video(
                     label="What sounds",
                     interactive=False,
@@ -222,7 +230,7 @@ def question() -> tuple[Any, ...]:
         elem_id="another",
     )
     choice.change(lambda chosen: gr.update(visible=chosen == ANOTHER), choice, another, api_visibility="private")
-    rate = gr.Slider(1, 10, 5, step=1, label="Masks per second", elem_id="rate")
+    rate = gr.Radio(list(RATES), value=5, label="Masks per second", elem_id="rate")
     with gr.Row():
         start = gr.Button("Find what sounds", variant="primary", scale=3, min_width=160, elem_id="start")
         cancel = gr.Button("Cancel", min_width=80, elem_id="cancel")
@@ -230,7 +238,7 @@ def question() -> tuple[Any, ...]:
 
 
 def answer() -> tuple[Any, ...]:
-    """Lay out what is told beside the result: the threshold, two downloads and the summary."""
+    """Lay out what is told beside the result: the threshold, three downloads and the summary."""
     threshold = gr.Slider(
         0.05,
         0.95,
@@ -243,21 +251,23 @@ def answer() -> tuple[Any, ...]:
     with gr.Row():
         video_file = gr.DownloadButton("Video (MP4)", interactive=False, size="md", elem_id="video-file")
         mask_file = gr.DownloadButton("Masks (COCO JSON)", interactive=False, size="md", elem_id="mask-file")
+        archive = gr.DownloadButton("Masks (PNG)", interactive=False, size="md", elem_id="archive")
     summary = gr.HTML(elem_id="summary")
-    return threshold, video_file, mask_file, summary
+    return threshold, video_file, mask_file, archive, summary
 
 
 def shown(run: DemoSession, drawing: Drawing) -> tuple[Any, ...]:
-    """The result, the two downloads and the summary."""
+    """The result, the three downloads and the summary."""
     return (
         str(drawing.overlay),
         gr.update(value=str(drawing.overlay), interactive=True),
         gr.update(value=str(drawing.coco), interactive=True),
+        gr.update(value=str(drawing.archive), interactive=True),
         summary_of(run, drawing),
     )
 
 
-def serve(predictor: AVSPredictor, *, host: str, port: int, limits: Limits) -> None:
+def serve(predictor: AVSPredictor, *, host: str, port: int, limits: Limits, password: str | None = None) -> None:
     """Serve the page until the process is stopped; everything that is made for visitors is removed then.
 
     Args:
@@ -265,6 +275,7 @@ def serve(predictor: AVSPredictor, *, host: str, port: int, limits: Limits) -> N
         host: address to listen on; 127.0.0.1 is reached from this machine alone.
         port: to listen on.
         limits: what is taken from visitors.
+        password: that is asked for, of the user USER; None for no question.
 
     Raises:
         AVSInputError: the address cannot be listened on.
@@ -281,6 +292,7 @@ def serve(predictor: AVSPredictor, *, host: str, port: int, limits: Limits) -> N
                 server_name=host,
                 server_port=port,
                 share=False,
+                auth=(USER, password) if password else None,
                 ssr_mode=False,
                 max_file_size=limits.megabytes * MEGABYTE,
                 quiet=True,

@@ -8,7 +8,7 @@ import logging
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -52,7 +52,7 @@ class Video:
         name: for messages.
         height, width: of the upright frames in pixels.
         frame_rate: frames per second on average.
-        duration: in seconds as the file announces it, 0 where it does not.
+        duration: in seconds as the file announces it, or where it does not, as its packets tell.
         sample_rate: of the sound, in Hz.
         channels: of the sound.
     """
@@ -80,7 +80,10 @@ class Video:
             check_sound(self.name, sound.codec_context)
             self.sample_rate, self.channels = sound.codec_context.sample_rate, sound.codec_context.channels
             self.frame_rate = float(picture.average_rate or picture.guessed_rate or 1)
-            self.duration = container.duration / av.time_base if container.duration else 0.0
+            self._announced = container.duration / av.time_base if container.duration else 0.0
+            self.duration = self._announced
+        if not self.duration:
+            self._measure()
         # Rotation and the time of the first frame are known once it is decoded, and surely then.
         first = next(self._decoded("video"), None)
         if first is None or first.time is None:
@@ -91,6 +94,19 @@ class Video:
         self._start: float = first.time
         is_turned = round(first.rotation / QUARTER) % 2
         self.height, self.width = (first.width, first.height) if is_turned else (first.height, first.width)
+
+    def _measure(self) -> None:
+        """Take length and frame rate from the packets: what a browser records of a camera announces neither."""
+        first, last, count = float("inf"), 0.0, 0
+        with self._opened() as container, suppress(av.FFmpegError):  # a damaged file is used as far as it goes
+            picture, _ = _streams(container)
+            for packet in container.demux(picture):
+                if packet.pts is not None:
+                    time = float(packet.pts * packet.time_base)
+                    first, last, count = min(first, time), max(last, time), count + 1
+        if count > 1 and last > first:
+            self.frame_rate = (count - 1) / (last - first)
+            self.duration = count / self.frame_rate
 
     @contextmanager
     def _opened(self) -> Iterator[Any]:
@@ -124,7 +140,7 @@ class Video:
                 for frame in frames:
                     end = frame.time if frame.time is not None else end
                     yield frame
-            announced = float(stream.duration * stream.time_base) if stream.duration else self.duration
+            announced = float(stream.duration * stream.time_base) if stream.duration else self._announced
             start = float((stream.start_time or 0) * stream.time_base)
         if kind not in self._complained_of and (damaged or announced - (end - start) > CUT_SHORT_SECONDS):
             self._complained_of.add(kind)
