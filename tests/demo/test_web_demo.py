@@ -215,7 +215,7 @@ def test_the_picture_follows_the_sound_and_the_threshold(visitor: Visitor, clip:
 
 
 @needs_browser
-def test_a_cancelled_job_leaves_no_files_and_the_page_takes_the_next(
+def test_a_canceled_job_leaves_no_files_and_the_page_takes_the_next(
     visitor: Visitor, folder: Path, clip: Path, tmp_path: Path
 ):
     write_synthetic_video(tmp_path / "slow.mp4", seconds=4.5, frame_rate=24, size=(480, 480), seed=4)
@@ -237,7 +237,10 @@ def test_a_cancelled_job_leaves_no_files_and_the_page_takes_the_next(
     assert {path for path in made.iterdir() if path.is_dir()} == before
     assert visitor.result() == shown
     visitor.give(clip)
+    rates = visitor.tab.locator("#rate")
+    rates.get_by_label("2", exact=True).check()  # the same result would have the same address
     visitor.start()
+    rates.get_by_label("5", exact=True).check()
 
 
 @needs_browser

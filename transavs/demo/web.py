@@ -52,7 +52,7 @@ footer { display: none !important; }
 """
 
 
-class CancelledError(Exception):
+class CanceledError(Exception):
     """A visitor wants no result any more."""
 
 
@@ -77,30 +77,30 @@ class Page:
         """
         self._predictor, self._limits, self._folder = predictor, limits, folder
         self._examples = cycle(range(1, EXAMPLES + 1))
-        self._cancelled: dict[str | None, threading.Event] = {}  # of the visitors' running jobs
+        self._canceled: dict[str | None, threading.Event] = {}  # of the visitors' running jobs
 
     @contextmanager
     def _job(self, visitor: gr.Request, progress: Progress) -> Iterator[Progress]:
         """Let a job tell of its progress; the context ends there, without an error, where the visitor cancels."""
-        key, cancelled = visitor.session_hash, threading.Event()
-        self._cancelled[key] = cancelled
+        key, canceled = visitor.session_hash, threading.Event()
+        self._canceled[key] = canceled
 
         def tell(share: float, what: str) -> None:
-            if cancelled.is_set():
-                raise CancelledError
+            if canceled.is_set():
+                raise CanceledError
             progress(share, what)
 
         try:
-            with suppress(CancelledError), shown_to_visitor():
+            with suppress(CanceledError), shown_to_visitor():
                 yield tell
         finally:
-            if self._cancelled.get(key) is cancelled:
-                del self._cancelled[key]
+            if self._canceled.get(key) is canceled:
+                del self._canceled[key]
 
     def cancel(self, visitor: gr.Request) -> None:
         """End the visitor's job where it tells of its progress next; what it has written is removed."""
-        if (cancelled := self._cancelled.get(visitor.session_hash)) is not None:
-            cancelled.set()
+        if (canceled := self._canceled.get(visitor.session_hash)) is not None:
+            canceled.set()
 
     def about(self) -> str:
         """Describe the model in Markdown."""
