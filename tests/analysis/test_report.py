@@ -80,9 +80,7 @@ def test_what_does_not_fit_is_told_and_the_report_goes_on(run_here, tmp_path: Pa
 
 def test_compiled_rows_follow_the_others(run_here, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     compiled: list[tuple[str, str]] = []
-    monkeypatch.setattr(
-        BenchmarkModel, "compile", lambda subject, step: compiled.append((subject.compiler, step))
-    )
+    monkeypatch.setattr(BenchmarkModel, "compile", lambda subject, step: compiled.append((subject.compiler, step)))
     options = [*OPTIONS[:-1], "--compile", "eager", "--report", tmp_path / "a.md"]
     assert run_here("tools/benchmark.py", *options, "--", *TINY_MODEL).returncode == 0
     rows = read_rows(tmp_path / "a.md")
