@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
-from functools import cache
+from functools import cache, partial
 from itertools import product
 from pathlib import Path
 
@@ -84,7 +84,7 @@ def _lines(
         row = replace(workload, clips=number, precision=precision, compiler=compiler)
         digits = str(precision).removeprefix("torch.")
         begin = (model, step, digits, compiler or "no", str(number))
-        found = _measured(lambda: _seconds_and_bytes(configs[model], row, step, rounds))
+        found = _measured(partial(_seconds_and_bytes, configs[model], row, step, rounds))
         if isinstance(found, str):
             yield _row((*begin, found, "", "", ""))
             continue
