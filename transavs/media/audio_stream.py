@@ -13,6 +13,9 @@ from transavs.media.audio_file import SAMPLE_RATE
 from transavs.media.container import check_sound, open_media
 from transavs.utils.errors import AVSInputError, one_line
 
+NOISE_SEED = 0
+NOISE_LEVEL = 0.1  # root mean square, -20 dB of full scale: about as loud as speech
+
 
 class Sound(Protocol):
     """Anything that is heard; a :class:`transavs.media.video_reader.Video` is.
@@ -48,6 +51,16 @@ class Silence:
         for start in range(0, round(self._seconds * sample_rate), sample_rate):
             length = min(sample_rate, round(self._seconds * sample_rate) - start)
             yield np.zeros((channels, length), dtype=np.float32)
+
+
+class Noise(Silence):
+    """White noise for a while, the same each time it is heard, in one channel or the same in all that are asked for."""
+
+    def sound(self, sample_rate: int, layout: str | None = None) -> Iterator[np.ndarray]:
+        rng = np.random.default_rng(NOISE_SEED)
+        for block in super().sound(sample_rate, layout):
+            mono = NOISE_LEVEL * rng.standard_normal(block.shape[1], dtype=np.float32)
+            yield np.tile(mono.clip(-1, 1), (len(block), 1))
 
 
 class SoundFile:
