@@ -11,7 +11,8 @@ from helpers.videos import RedWhenLoud, beeps, make_video, red_corner
 from PIL import Image
 
 from transavs.inference.predictor import AVSPredictor
-from transavs.media.video_reader import SoundAround, Video, VideoFrame, open_video, sample_frames
+from transavs.media.audio_stream import SoundAround
+from transavs.media.video_reader import Video, VideoFrame, open_video, sample_frames
 from transavs.media.video_writer import VideoWriter, sound_of
 from transavs.utils.errors import AVSInputError
 

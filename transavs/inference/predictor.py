@@ -18,7 +18,8 @@ from transavs.checkpoint.share import push_to_hub, save_pretrained
 from transavs.inference.backends import ClipFormat, InferenceBackend, PyTorchBackend, load_backend
 from transavs.inference.prediction import ClipPrediction, FramePrediction
 from transavs.media.audio_file import resample
-from transavs.media.video_reader import SoundAround, Video, VideoFrame, open_video, sample_frames
+from transavs.media.audio_stream import SoundAround
+from transavs.media.video_reader import Video, VideoFrame, open_video, sample_frames
 from transavs.utils.errors import AVSInputError, one_line
 from transavs.utils.limits import MAX_CHANNELS
 
