@@ -62,7 +62,7 @@ class Noise(Silence):
     def sound(self, sample_rate: int, layout: str | None = None) -> Iterator[np.ndarray]:
         rng = np.random.default_rng(NOISE_SEED)
         for block in super().sound(sample_rate, layout):
-            mono: np.ndarray = NOISE_LEVEL * rng.standard_normal(block.shape[1], dtype=np.float32)
+            mono = NOISE_LEVEL * rng.standard_normal((block.shape[1],), dtype=np.float32)
             yield np.tile(mono.clip(-1, 1), (len(block), 1))
 
 
