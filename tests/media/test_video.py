@@ -11,7 +11,8 @@ from helpers.videos import RedWhenLoud, beeps, make_video, red_corner
 from PIL import Image
 
 from transavs.inference.predictor import AVSPredictor
-from transavs.media.video_reader import SoundAround, Video, open_video, sample_frames
+from transavs.media.audio_stream import SoundAround
+from transavs.media.video_reader import Video, VideoFrame, open_video, sample_frames
 from transavs.media.video_writer import VideoWriter, sound_of
 from transavs.utils.errors import AVSInputError
 
@@ -66,6 +67,16 @@ def test_frames_are_sampled_in_the_middle_of_intervals(rate: float, tmp_path: Pa
     # Shown at 0.5, 1.5, 2.5 s; or at 0.1, 0.3, ... s, where a frame that stays is not given twice.
     expected = {0: VARIABLE_RATE, 1: [0.5, 1.45, 2.5], 5: [0.08, 0.5, 0.52, 0.9, 1.45, 2.2, 2.5, 2.9]}[rate]
     assert found == [pytest.approx(time, abs=0.002) for time in expected]
+
+
+def test_every_frame_is_seen_before_it_is_sampled(tmp_path: Path):
+    path = make_video(tmp_path / "a.mp4", seconds=4, frame_rate=10)
+    for given, rate in ((path, 0), (Video(path), 1)):
+        seen: list[VideoFrame] = []
+        for clip in AVSPredictor(RedWhenLoud()).predict_video(given, rate, seen=seen.append):
+            assert [frame.index for frame in seen] == list(range(len(seen)))
+            assert seen[-1].index >= clip.frames[-1].index
+        assert len(seen) == 40
 
 
 def test_a_video_shorter_than_half_a_second_gives_one_mask(tmp_path: Path):

@@ -5,7 +5,9 @@ Each is used in a ``with`` statement and given the predictions of a video in ord
 
 import json
 import os
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
@@ -72,14 +74,16 @@ class OverlayVideo(Output):
         levels: np.ndarray,
         heard: Sound | None = None,
         max_side: int | None = None,
+        frames: Iterator[VideoFrame] | None = None,
     ):
         """
         Args:
-            video: that is predicted; its frames are read again beside the predictions.
+            video: that is predicted.
             path: of the file, see :class:`transavs.media.video_writer.VideoWriter`.
             levels: see :func:`transavs.demo.loudness.loudness_levels`.
             heard: to be played in place of the video's own sound.
             max_side: larger frames are drawn smaller, with their longer side so many pixels long.
+            frames: of the video; None where they are given to :meth:`keep`.
         """
         shrink = min(1.0, (max_side or np.inf) / max(video.height, video.width))
         height, width = (max(1, round(shrink * side)) for side in (video.height, video.width))
@@ -88,10 +92,14 @@ class OverlayVideo(Output):
         self._strip = LoudnessStrip(levels, video.duration, (strip_height, width))
         size = (height + strip_height, width)
         self._writer = VideoWriter(path, size, video.frame_rate, **sound_of(heard or video))
-        self._frames = video.frames()
-        self._held: VideoFrame | None = None
+        self._frames = frames
+        self._held: deque[VideoFrame] = deque()  # that no prediction has decided yet
         self._last: tuple[float, np.ndarray] | None = None  # time and mask of the last prediction
         self._names: Sequence[str] = ()
+
+    def keep(self, frame: VideoFrame) -> None:
+        """Take the next frame of the video, to be drawn when the prediction has come that decides what it shows."""
+        self._held.append(frame)
 
     def add(self, prediction: FramePrediction, objects: Sequence[SoundingObject]) -> None:
         if self._last is not None:  # a frame between two predictions shows the nearer one
@@ -101,16 +109,16 @@ class OverlayVideo(Output):
         self._last = prediction.time, cv2.resize(mask, self._drawn_size, interpolation=cv2.INTER_NEAREST)
 
     def _draw_until(self, time: float, mask: np.ndarray) -> None:
-        while True:
-            frame = self._held or next(self._frames, None)
-            self._held = frame
-            if frame is None or frame.time >= time:
-                return
+        while (frame := self._next_before(time)) is not None:
             picture = overlay(cv2.resize(frame.pixels(), self._drawn_size, interpolation=cv2.INTER_AREA), mask)
             if len(self._names) > 2:
                 write_names(picture, mask, self._names)
             self._writer.write(np.concatenate([picture, self._strip.at(frame.time)]), frame.time)
-            self._held = None
+
+    def _next_before(self, time: float) -> VideoFrame | None:
+        if not self._held and self._frames is not None:
+            self._held.extend(islice(self._frames, 1))
+        return self._held.popleft() if self._held and self._held[0].time < time else None
 
     def close(self, complete: bool) -> None:
         try:

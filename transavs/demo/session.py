@@ -208,7 +208,9 @@ class DemoSession:
         frames = []
         with ExitStack() as stack:
             outputs: list[Output] = [
-                stack.enter_context(OverlayVideo(self.video, overlay, self._levels, self._heard, DRAWN_SIDE)),
+                stack.enter_context(
+                    OverlayVideo(self.video, overlay, self._levels, self._heard, DRAWN_SIDE, frames=self.video.frames())
+                ),
                 stack.enter_context(CocoFile(self.video, coco, self._levels)),
             ]
             for frame in self._predictions:

@@ -3,7 +3,7 @@
 Shape legend: T frames of a clip, one per second, S x S the network's input, H x W a frame's own size, K classes.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -18,7 +18,8 @@ from transavs.checkpoint.share import push_to_hub, save_pretrained
 from transavs.inference.backends import ClipFormat, InferenceBackend, PyTorchBackend, load_backend
 from transavs.inference.prediction import ClipPrediction, FramePrediction
 from transavs.media.audio_file import resample
-from transavs.media.video_reader import SoundAround, Video, open_video, sample_frames
+from transavs.media.audio_stream import SoundAround
+from transavs.media.video_reader import Video, VideoFrame, open_video, sample_frames
 from transavs.utils.errors import AVSInputError, one_line
 from transavs.utils.limits import MAX_CHANNELS
 
@@ -143,7 +144,11 @@ class AVSPredictor:
         return self.backend.checkpoint
 
     def predict_video(
-        self, source: str | Path | BinaryIO | Video, rate: float = 1.0, sound: Iterable[np.ndarray] | None = None
+        self,
+        source: str | Path | BinaryIO | Video,
+        rate: float = 1.0,
+        sound: Iterable[np.ndarray] | None = None,
+        seen: Callable[[VideoFrame], None] | None = None,
     ) -> Iterator[ClipPrediction]:
         """Predict as the video is read; neither time to the first result nor memory grow with its length.
 
@@ -152,6 +157,7 @@ class AVSPredictor:
             rate: masks per second; 0 = every frame.
             sound: in place of the video's own, blocks of float32 (channels, n) at the sample rate of the model's
                 front-end, 16 kHz for VGGish, from the first frame on; it is silent after their end.
+            seen: called with every frame that is read, in order, before it is sampled.
 
         Yields:
             predictions of up to T seconds, in order.
@@ -163,12 +169,12 @@ class AVSPredictor:
             raise AVSInputError(f"the rate of masks is {rate}: give a number per second, or 0 for every frame")
         if not isinstance(source, Video):
             with open_video(source) as video:
-                yield from self.predict_video(video, rate, sound)
+                yield from self.predict_video(video, rate, sound, seen)
             return
         around = self._sound_around(source.sound(self.format.front_end.sample_rate) if sound is None else sound)
         samples = (
             self._sample(frame.index, frame.time, frame.pixels(), around(frame.time))
-            for frame in sample_frames(source, rate)
+            for frame in sample_frames(source, rate, seen)
         )
         yield from self._run(samples)
 
