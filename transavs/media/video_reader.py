@@ -43,6 +43,11 @@ class VideoFrame:
     time: float
     _decoded: av.VideoFrame
 
+    @property
+    def num_bytes(self) -> int:
+        """Memory that it takes as it was decoded."""
+        return sum(plane.buffer_size for plane in self._decoded.planes)
+
     def pixels(self) -> np.ndarray:
         """uint8 (H, W, 3) in RGB, turned as the file asks for; converted when called."""
         image = self._decoded.to_ndarray(format="rgb24")
