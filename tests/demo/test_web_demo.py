@@ -7,8 +7,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
+from urllib.parse import urlencode
+from urllib.request import HTTPCookieProcessor, build_opener, urlopen
 
 import cv2
 import numpy as np
@@ -20,11 +24,14 @@ from helpers.videos import make_video
 from helpers.web_inputs import LIMITS, SECONDS, SIDE, level, write_video
 
 from transavs.config.load import load_config
+from transavs.data.synthetic.video import write_synthetic_video
 from transavs.media.video_reader import Video
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FLAGS = [
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
+    # A camera that shows a clock, and a microphone that beeps every second.
+    *("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
 ]
 
@@ -50,11 +57,15 @@ def test_without_gradio_one_line_says_how_to_get_it(run_here, monkeypatch: pytes
 
 
 @pytest.fixture(scope="module")
-def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Of tools/web_demo.py, running in a process of its own that leaves nothing behind."""
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the server lives."""
+    return tmp_path_factory.mktemp("server")
+
+
+@contextmanager
+def serving(folder: Path, *arguments: str, **environment: str) -> Iterator[str]:
+    """Address of tools/web_demo.py, running in a process of its own that leaves nothing behind."""
     pytest.importorskip("gradio", reason='needs gradio: pip install "transavs[web]"')
-    pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
-    folder = tmp_path_factory.mktemp("server")
     (folder / "tmp").mkdir()
     (folder / "cwd").mkdir()
     cfg = load_config(REPOSITORY / "configs/quickstart.yaml", [*TINY_MODEL, "MODEL.META_ARCHITECTURE", "LoudModel"])
@@ -64,12 +75,11 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     script = SERVER.format(tool=REPOSITORY / "tools/web_demo.py")
-    limits = ["--max-seconds", str(LIMITS.seconds), "--max-megabytes", str(LIMITS.megabytes)]
     command = [sys.executable, "-c", script, "--weights", folder / "loud.pth", "--device", "cpu", "--port", str(port)]
     paths = os.pathsep.join([str(REPOSITORY), str(REPOSITORY / "tests")])
-    environment = os.environ | {"PYTHONPATH": paths, "TMPDIR": str(folder / "tmp")}
+    environment = os.environ | {"PYTHONPATH": paths, "TMPDIR": str(folder / "tmp")} | environment
     with open(folder / "log", "w") as log:
-        server = subprocess.Popen([*command, *limits], cwd=folder / "cwd", env=environment, stdout=log, stderr=log)
+        server = subprocess.Popen([*command, *arguments], cwd=folder / "cwd", env=environment, stdout=log, stderr=log)
     try:
         for _ in range(240):
             with socket.socket() as probe:
@@ -86,6 +96,13 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     assert all("127.0.0.1" in line or "localhost" in line for line in connections), connections
     assert not list((folder / "cwd").iterdir())
     assert not list((folder / "tmp").glob("transavs_web_*"))
+
+
+@pytest.fixture(scope="module")
+def address(folder: Path) -> Iterator[str]:
+    pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
+    with serving(folder, "--max-seconds", str(LIMITS.seconds), "--max-megabytes", str(LIMITS.megabytes)) as address:
+        yield address
 
 
 class Visitor:
@@ -198,6 +215,32 @@ def test_the_picture_follows_the_sound_and_the_threshold(visitor: Visitor, clip:
 
 
 @needs_browser
+def test_a_cancelled_job_leaves_no_files_and_the_page_takes_the_next(
+    visitor: Visitor, folder: Path, clip: Path, tmp_path: Path
+):
+    write_synthetic_video(tmp_path / "slow.mp4", seconds=4.5, frame_rate=24, size=(480, 480), seed=4)
+    visitor.give(clip)
+    visitor.start()
+    made = next((folder / "tmp").glob("transavs_web_*/made"))
+    before = {path for path in made.iterdir() if path.is_dir()}
+    shown = visitor.result()
+    visitor.give(tmp_path / "slow.mp4")
+    visitor.tab.click("#start")
+    visitor.tab.locator("#result").get_by_text("drawing").wait_for()
+    assert {path for path in made.iterdir() if path.is_dir()} > before
+    visitor.tab.click("#cancel")
+    visitor.tab.locator("#result .progress-text").wait_for(state="detached", timeout=1000)
+    for _ in range(50):
+        if {path for path in made.iterdir() if path.is_dir()} == before:
+            break
+        time.sleep(0.1)
+    assert {path for path in made.iterdir() if path.is_dir()} == before
+    assert visitor.result() == shown
+    visitor.give(clip)
+    visitor.start()
+
+
+@needs_browser
 def test_what_cannot_be_taken_is_said_on_the_page(visitor: Visitor, tmp_path: Path):
     cv2.imwrite(str(tmp_path / "picture.png"), np.zeros((8, 8, 3), np.uint8))
     (tmp_path / "picture.png").rename(tmp_path / "picture.mp4")
@@ -216,6 +259,23 @@ def test_what_cannot_be_taken_is_said_on_the_page(visitor: Visitor, tmp_path: Pa
 
 
 @needs_browser
+def test_what_the_camera_and_the_microphone_record_is_segmented(visitor: Visitor, tmp_path: Path):
+    tab = visitor.tab
+    tab.reload()
+    tab.click("#given button[aria-label='Capture from camera']")
+    tab.locator("#given").get_by_text("Access").click()
+    tab.click("#given button[aria-label='start recording']")
+    tab.wait_for_timeout(2500)
+    tab.click("#given button[aria-label='stop recording']")
+    tab.wait_for_selector("#given video[src*=gradio_api]")
+    visitor.start()
+    assert redness(visitor.picture(0.5)) > 5
+    played = visitor.download("#video-file", tmp_path)
+    assert 0.5 < Video(played).duration < 4
+    assert level(played) > -60
+
+
+@needs_browser
 def test_a_generated_video_is_offered_and_nothing_but_this_machine_is_asked(visitor: Visitor, address: str):
     visitor.tab.reload()
     visitor.tab.click("#generate")
@@ -223,3 +283,24 @@ def test_a_generated_video_is_offered_and_nothing_but_this_machine_is_asked(visi
     foreign = [url for url in visitor.requested if not url.startswith((address, f"blob:{address}", "data:"))]
     assert not foreign
     assert len(visitor.requested) > 10
+
+
+def test_a_password_is_asked_for(tmp_path: Path):
+    with serving(tmp_path, TRANSAVS_WEB_PASSWORD="open sesame") as address:
+        assert urlopen(f"{address}/").status == 200  # asks for it
+        for path in ("config", "gradio_api/info", "gradio_api/file=/etc/hostname"):
+            with pytest.raises(HTTPError, match="401"):
+                urlopen(f"{address}/{path}")
+        opener = build_opener(HTTPCookieProcessor())
+        for password in ("", "open"):
+            form = urlencode({"username": "visitor", "password": password}).encode()
+            with pytest.raises(HTTPError, match="40"):
+                opener.open(f"{address}/login", form)
+        opener.open(f"{address}/login", urlencode({"username": "visitor", "password": "open sesame"}).encode())
+        assert b"What makes the sound?" in opener.open(f"{address}/config").read()
+
+
+def test_an_empty_password_is_refused(run_here):
+    done = run_here("tools/web_demo.py", "--password", "")
+    assert done.returncode == 2
+    assert "--password is empty" in done.stderr

@@ -1,5 +1,6 @@
 """What is behind the page: limits, sounds, predictions that are kept and drawn again."""
 
+import zipfile
 from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,6 +15,7 @@ from helpers.web_inputs import LIMITS, SECONDS, level, write_video
 from transavs.data.synthetic.video import write_synthetic_video
 from transavs.demo.session import (
     ANOTHER,
+    MEGABYTE,
     MUTED,
     OWN,
     DemoSession,
@@ -135,6 +137,58 @@ def test_a_run_is_drawn_again_without_the_network_and_plays_what_was_heard(
     assert heard[ANOTHER] == pytest.approx(level(noise), abs=2)
 
 
+def test_masks_of_every_frame_come_as_pngs_that_tell_their_time(tmp_path: Path, clip: Path, predictor: AVSPredictor):
+    video = LIMITS.open(clip)
+    run = DemoSession(video, video, tmp_path)
+    run.predict(predictor, 0, LIMITS, ignore)
+    drawing = run.draw(0.4, ignore)
+    times = [frame.time for frame in video.frames()]
+    with zipfile.ZipFile(drawing.archive) as archive:
+        assert archive.namelist() == [f"{index:06d}_{time:.3f}s.png" for index, time in enumerate(times)]
+        for name, frame in zip(archive.namelist(), drawing.frames, strict=True):
+            mask = cv2.imdecode(np.frombuffer(archive.read(name), np.uint8), cv2.IMREAD_UNCHANGED)
+            assert mask.shape == (video.height, video.width)
+            assert set(np.unique(mask)) <= {0, 255}
+            assert (mask > 0).mean() == pytest.approx(frame.marked)
+    assert max(frame.marked for frame in drawing.frames) > 0
+
+
+def test_more_masks_than_are_kept_are_refused_before_the_network_runs(
+    tmp_path: Path, clip: Path, predictor: AVSPredictor
+):
+    video = LIMITS.open(clip)
+    side = predictor.format.image_size
+    size = SECONDS * 6 * 2 * 2 * side * side
+    for kept, is_taken in ((size - 1, False), (size, True)):
+        limits = Limits(kept_megabytes=kept / MEGABYTE)
+        run = DemoSession(video, video, tmp_path)
+        if is_taken:
+            run.predict(predictor, 0, limits, ignore)
+            continue
+        with pytest.raises(AVSInputError, match=r"^the masks of clip.mp4 would take more than .*: choose fewer"):
+            run.predict(predictor, 0, limits, ignore)
+        assert not predictor.backend.calls
+        video.duration = 1.0  # it announces less than it has
+        with pytest.raises(AVSInputError, match="choose fewer"):
+            run.predict(predictor, 0, limits, ignore)
+        video.duration = SECONDS
+
+
+def test_work_that_is_broken_off_leaves_no_half_written_files(tmp_path: Path, clip: Path, predictor: AVSPredictor):
+    class Enough(Exception):
+        pass
+
+    def stop(share: float, what: str) -> None:
+        raise Enough
+
+    video = LIMITS.open(clip)
+    run = DemoSession(video, video, tmp_path)
+    run.predict(predictor, 5, LIMITS, ignore)
+    with pytest.raises(Enough):
+        run.draw(0.5, stop)
+    assert [path.name for path in tmp_path.glob("*/*")] == ["probabilities"]
+
+
 def test_large_frames_are_drawn_smaller(tmp_path: Path, predictor: AVSPredictor, monkeypatch: pytest.MonkeyPatch):
     write_synthetic_video(tmp_path / "tall.mp4", seconds=1, frame_rate=3, size=(90, 60))
     monkeypatch.setattr("transavs.demo.session.DRAWN_SIDE", 45)
@@ -150,6 +204,6 @@ def test_the_summary_names_classes_where_there_are_several():
     run = SimpleNamespace(
         is_silent=False, class_names=("background", "dog", "<i>"), seconds=1, video=SimpleNamespace(duration=3)
     )
-    text = summary_of(run, Drawing(Path("a.mp4"), Path("a.json"), frames))
+    text = summary_of(run, Drawing(Path("a.mp4"), Path("a.json"), Path("a.zip"), frames))
     assert "marked in 2 of 3 masks, on 15.0 % of the frame: dog in 2, &lt;i&gt; in 1." in text
     assert text.count("<rect") == 3

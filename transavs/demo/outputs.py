@@ -5,6 +5,7 @@ Each is used in a ``with`` statement and given the predictions of a video in ord
 
 import json
 import os
+import zipfile
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -62,6 +63,12 @@ def class_map(objects: Sequence[SoundingObject], size: tuple[int, int]) -> np.nd
 def mask_name(prediction: FramePrediction) -> str:
     """Name of the file of a frame's mask."""
     return f"{prediction.index:06d}.png"
+
+
+def mask_image(prediction: FramePrediction, objects: Sequence[SoundingObject]) -> np.ndarray:
+    """The mask of a frame as files show it, uint8 (H, W): 0 and 255, or class ids where there are several."""
+    mask = class_map(objects, prediction.size)
+    return mask * np.uint8(WHITE) if len(prediction.class_names) == 2 else mask
 
 
 class OverlayVideo(Output):
@@ -187,14 +194,36 @@ class MaskFiles(Output):
             raise AVSInputError(f"{folder} cannot be made a folder ({error.strerror}): name another") from error
 
     def add(self, prediction: FramePrediction, objects: Sequence[SoundingObject]) -> None:
-        mask = class_map(objects, prediction.size)
-        if len(prediction.class_names) == 2:
-            mask = mask * np.uint8(WHITE)
-        write_image(self._folder / mask_name(prediction), mask)
+        write_image(self._folder / mask_name(prediction), mask_image(prediction, objects))
 
     def close(self, complete: bool) -> None:
         if complete:
             (self._folder / self.UNFINISHED).unlink(missing_ok=True)
+
+
+class MaskArchive(Output):
+    """A zip of the PNGs of :class:`MaskFiles`, whose names carry the frame's time too: ``000012_0.500s.png``."""
+
+    def __init__(self, path: str | Path):
+        """
+        Args:
+            path: of the file, in a folder that is there.
+        """
+        self._path = Path(path)
+        self._partial = self._path.with_name(f".{self._path.name}.partial")
+        self._archive = zipfile.ZipFile(self._partial, "w")  # not compressed: PNGs are
+
+    def add(self, prediction: FramePrediction, objects: Sequence[SoundingObject]) -> None:
+        _, encoded = cv2.imencode(".png", mask_image(prediction, objects))
+        self._archive.writestr(f"{prediction.index:06d}_{prediction.time:.3f}s.png", encoded.tobytes())
+
+    def close(self, complete: bool) -> None:
+        try:
+            self._archive.close()
+            if complete:
+                os.replace(self._partial, self._path)
+        finally:
+            self._partial.unlink(missing_ok=True)
 
 
 class CocoFile(Output):

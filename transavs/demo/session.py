@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from transavs.demo.loudness import is_silent, loudness_levels
-from transavs.demo.outputs import CocoFile, Output, OverlayVideo
+from transavs.demo.outputs import CocoFile, MaskArchive, Output, OverlayVideo
 from transavs.inference.prediction import FramePrediction, SoundingObject
 from transavs.inference.predictor import AVSPredictor
 from transavs.media.audio_stream import Silence, Sound, SoundFile
@@ -24,7 +24,7 @@ SOUNDS = (OWN, MUTED, ANOTHER)
 MEGABYTE = 10**6
 LONGEST_STEM = 40  # characters of an upload's name that results keep: file systems take 255 bytes in all
 DRAWN_SIDE = 854  # pixels; drawing is what a visitor waits for who moves the threshold
-Progress = Callable[[float, str], None]  # share that is done, what is being done
+Progress = Callable[[float, str], None]  # share that is done, what is being done; raises to end the work
 
 
 @dataclass(frozen=True)
@@ -34,14 +34,17 @@ class Limits:
     Attributes:
         seconds: of video.
         megabytes: of a file.
+        kept_megabytes: of what is kept on disk of a video's predictions, see :class:`KeptPredictions`.
     """
 
     seconds: float = 60
     megabytes: int = 100
+    kept_megabytes: int = 1000
 
     def __post_init__(self) -> None:
-        if not 0 < self.seconds < np.inf or self.megabytes <= 0:
-            raise AVSInputError(f"the limits are {self.seconds} s and {self.megabytes} MB: give numbers above 0")
+        if not 0 < self.seconds < np.inf or min(self.megabytes, self.kept_megabytes) <= 0:
+            megabytes = f"{self.megabytes} and {self.kept_megabytes} MB"
+            raise AVSInputError(f"the limits are {self.seconds} s, {megabytes}: give numbers above 0")
 
     def open(self, path: str | Path) -> Video:
         """The video, called by its file's name in messages.
@@ -61,6 +64,14 @@ class Limits:
         if seconds > self.seconds:
             raise AVSInputError(
                 f"{name} is {seconds:.0f} s long, and {self.seconds:.0f} s are taken here: cut a piece out of it"
+            )
+
+    def check_kept(self, size: float, name: str) -> None:
+        """Raise an AVSInputError where the predictions of a video take more bytes than the limit."""
+        if size > self.kept_megabytes * MEGABYTE:
+            raise AVSInputError(
+                f"the masks of {name} would take more than the {self.kept_megabytes} MB that are kept here: choose "
+                "fewer per second, or cut a piece out of it"
             )
 
 
@@ -103,6 +114,11 @@ class KeptPredictions:
         self._file.write(prediction.probabilities.half().numpy().tobytes())
         self._kept.append(replace(prediction, probabilities=torch.empty(0)))
 
+    @property
+    def size(self) -> int:
+        """In bytes."""
+        return len(self._kept) * kept_size(self._shape)
+
     def close(self) -> None:
         self._file.close()
 
@@ -114,6 +130,11 @@ class KeptPredictions:
             for prediction in self._kept:
                 probabilities = np.fromfile(file, np.float16, int(np.prod(self._shape))).reshape(self._shape)
                 yield replace(prediction, probabilities=torch.from_numpy(probabilities.astype(np.float32)))
+
+
+def kept_size(shape: Sequence[int]) -> int:
+    """Bytes that a prediction takes whose probabilities have that shape."""
+    return int(np.prod(shape)) * np.dtype(np.float16).itemsize
 
 
 @dataclass(frozen=True)
@@ -142,11 +163,13 @@ class Drawing:
     Attributes:
         overlay: the video with what sounds in color, and what was heard.
         coco: the masks, see :class:`transavs.demo.outputs.CocoFile`.
+        archive: the masks, see :class:`transavs.demo.outputs.MaskArchive`.
         frames: one per prediction.
     """
 
     overlay: Path
     coco: Path
+    archive: Path
     frames: list[MarkedFrame]
 
 
@@ -178,21 +201,25 @@ class DemoSession:
 
         Args:
             predictor: the model.
-            rate: masks per second.
-            limits: for a video that does not announce how long it is.
+            rate: masks per second; 0 = every frame.
+            limits: for a video that is longer than it announces, and of what is kept.
             progress: told as it goes on.
 
         Raises:
-            AVSInputError: the video cannot be read, or is longer than the limit after all.
+            AVSInputError: the video cannot be read, is longer than the limit after all, or its masks take too much.
         """
         started = time.perf_counter()
         self.class_names = predictor.format.class_names
+        shape = (len(self.class_names), predictor.format.image_size, predictor.format.image_size)
+        masks = self.video.duration * (rate or self.video.frame_rate)
+        limits.check_kept(masks * kept_size(shape), self.video.name)
         with closing(self._predictions):
             sound = self._heard.sound(predictor.format.front_end.sample_rate)
             for clip in predictor.predict_video(self.video, rate, sound):
                 for frame in clip.frames:
                     limits.check(frame.time, self.video.name)
                     self._predictions.add(frame)
+                    limits.check_kept(self._predictions.size, self.video.name)
                 progress(self._share(clip.frames[-1]), "listening and looking")
         self.seconds = time.perf_counter() - started
 
@@ -204,7 +231,9 @@ class DemoSession:
             progress: told as it goes on.
         """
         stem = Path(self.video.name).stem[:LONGEST_STEM]
-        overlay, coco = self._folder / f"{stem}_sounding.mp4", self._folder / f"{stem}_masks.json"
+        overlay, coco, archive = (
+            self._folder / f"{stem}_{ending}" for ending in ("sounding.mp4", "masks.json", "masks.zip")
+        )
         frames = []
         with ExitStack() as stack:
             outputs: list[Output] = [
@@ -212,6 +241,7 @@ class DemoSession:
                     OverlayVideo(self.video, overlay, self._levels, self._heard, DRAWN_SIDE, frames=self.video.frames())
                 ),
                 stack.enter_context(CocoFile(self.video, coco, self._levels)),
+                stack.enter_context(MaskArchive(archive)),
             ]
             for frame in self._predictions:
                 objects = frame.objects(threshold)
@@ -219,7 +249,7 @@ class DemoSession:
                     output.add(frame, objects)
                 frames.append(MarkedFrame.of(frame.time, objects))
                 progress(self._share(frame), "drawing")
-        return Drawing(overlay, coco, frames)
+        return Drawing(overlay, coco, archive, frames)
 
     def _share(self, frame: FramePrediction) -> float:
         return min(1.0, frame.time / (self.video.duration or frame.time or 1.0))
@@ -227,3 +257,21 @@ class DemoSession:
     def remove(self) -> None:
         """Remove everything that the run has written."""
         shutil.rmtree(self._folder, ignore_errors=True)
+
+
+class Visit:
+    """What is kept for a visitor: the last run."""
+
+    def __init__(self) -> None:
+        self.run: DemoSession | None = None
+
+    def keep(self, run: DemoSession) -> None:
+        """Take a run in place of the last one, which is removed."""
+        self.remove()
+        self.run = run
+
+    def remove(self) -> None:
+        """Remove everything that is kept."""
+        if self.run is not None:
+            self.run.remove()
+            self.run = None

@@ -5,8 +5,9 @@ import os
 import signal
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from html import escape
 from itertools import cycle
 from pathlib import Path
@@ -14,7 +15,19 @@ from types import FrameType
 from typing import Any
 
 from transavs.data.synthetic.video import write_synthetic_video
-from transavs.demo.session import ANOTHER, DRAWN_SIDE, MEGABYTE, OWN, SOUNDS, DemoSession, Drawing, Limits, heard_with
+from transavs.demo.session import (
+    ANOTHER,
+    DRAWN_SIDE,
+    MEGABYTE,
+    OWN,
+    SOUNDS,
+    DemoSession,
+    Drawing,
+    Limits,
+    Progress,
+    Visit,
+    heard_with,
+)
 from transavs.demo.summary import summary_of
 from transavs.inference.predictor import AVSPredictor
 from transavs.utils.errors import AVSInputError
@@ -29,11 +42,17 @@ EXAMPLES = 8
 EXAMPLE: dict[str, Any] = {"seconds": 10, "frame_rate": 15, "size": (320, 320)}
 KEPT_SECONDS = 3600  # how long an uploaded or a drawn file is kept
 VIDEO_HEIGHT = 360
+RATES = (("1", 1), ("2", 2), ("5", 5), ("10", 10), ("every frame", 0))
+USER = "visitor"
 FONT = gr.themes.LocalFont("Source Sans Pro", weights=(400, 700))  # comes with gradio
 CSS = """
 .gradio-container { max-width: 1180px !important; margin: 0 auto !important; }
 footer { display: none !important; }
 """
+
+
+class CanceledError(Exception):
+    """A visitor wants no result any more."""
 
 
 @contextmanager
@@ -57,6 +76,30 @@ class Page:
         """
         self._predictor, self._limits, self._folder = predictor, limits, folder
         self._examples = cycle(range(1, EXAMPLES + 1))
+        self._canceled: dict[str | None, threading.Event] = {}  # of the visitors' running jobs
+
+    @contextmanager
+    def _job(self, visitor: gr.Request, progress: Progress) -> Iterator[Progress]:
+        """Let a job tell of its progress; the context ends there, without an error, where the visitor cancels."""
+        key, canceled = visitor.session_hash, threading.Event()
+        self._canceled[key] = canceled
+
+        def tell(share: float, what: str) -> None:
+            if canceled.is_set():
+                raise CanceledError
+            progress(share, what)
+
+        try:
+            with suppress(CanceledError), shown_to_visitor():
+                yield tell
+        finally:
+            if self._canceled.get(key) is canceled:
+                del self._canceled[key]
+
+    def cancel(self, visitor: gr.Request) -> None:
+        """End the visitor's job where it tells of its progress next; what it has written is removed."""
+        if (canceled := self._canceled.get(visitor.session_hash)) is not None:
+            canceled.set()
 
     def about(self) -> str:
         """Describe the model in Markdown."""
@@ -84,47 +127,56 @@ class Page:
         another: str | None,
         rate: float,
         threshold: float,
-        last: DemoSession | None,
+        visit: Visit,
+        visitor: gr.Request,
         progress: gr.Progress = gr.Progress(),  # noqa: B008 (how gradio finds out that it is wanted)
     ) -> tuple[Any, ...]:
         """Predict and draw; the run takes the place of the visitor's last one."""
-        with shown_to_visitor():
+        with self._job(visitor, progress) as tell:
             if path is None:
                 raise AVSInputError("there is no video yet: drop one, or try a generated one")
             video = self._limits.open(path)
             run = DemoSession(video, heard_with(video, choice, another, self._limits), self._folder)
             try:
-                run.predict(self._predictor, rate, self._limits, progress)
-                drawing = run.draw(threshold, progress)
+                run.predict(self._predictor, rate, self._limits, tell)
+                drawing = run.draw(threshold, tell)
+                tell(1.0, "done")
             except BaseException:
                 run.remove()
                 raise
-        if last is not None:
-            last.remove()
-        if run.is_silent and choice == OWN:
-            gr.Warning("The video is silent: what is marked in it is a guess from the picture.")
-        return *shown(run, drawing), run
+            visit.keep(run)
+            if run.is_silent and choice == OWN:
+                gr.Warning("The video is silent: what is marked in it is a guess from the picture.")
+            return *shown(run, drawing), visit
+        return (gr.skip(),) * 6
 
     def redraw(
         self,
         threshold: float,
-        run: DemoSession | None,
+        visit: Visit,
+        visitor: gr.Request,
         progress: gr.Progress = gr.Progress(),  # noqa: B008
     ) -> tuple[Any, ...]:
         """Draw the visitor's last run with another threshold; the network does not run."""
-        if run is None:
-            return (gr.skip(),) * 4
-        with shown_to_visitor():
-            return shown(run, run.draw(threshold, progress))
+        with self._job(visitor, progress) as tell:
+            if visit.run is not None:
+                return shown(visit.run, visit.run.draw(threshold, tell))
+        return (gr.skip(),) * 5
 
     def build(self) -> gr.Blocks:
         """The page, not served yet."""
         work: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "model", "api_visibility": "private"}
         with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(KEPT_SECONDS // 6, KEPT_SECONDS)) as page:
-            last = gr.State(None, time_to_live=KEPT_SECONDS, delete_callback=forget)
+            visit = gr.State(Visit(), time_to_live=KEPT_SECONDS, delete_callback=Visit.remove)
             gr.Markdown(f"# {TITLE}\n{self.about()}")
             with gr.Row(equal_height=True):
-                given = gr.Video(label="Video", sources=["upload"], height=VIDEO_HEIGHT, min_width=320, elem_id="given")
+                given = gr.Video(
+                    label="Video",
+                    sources=["upload", "webcam"],
+                    height=VIDEO_HEIGHT,
+                    min_width=320,
+                    elem_id="given",
+                )
                 result = gr.Video(
                     label="What sounds",
                     interactive=False,
@@ -135,7 +187,7 @@ class Page:
                 )
             with gr.Row():
                 with gr.Column():
-                    generate, *asked, start = question()
+                    generate, *asked, start, cancel = question()
                 with gr.Column():
                     threshold, *answered = answer()
             gr.Markdown(
@@ -144,26 +196,30 @@ class Page:
                 f"removed after about {KEPT_SECONDS // 60} minutes."
             )
             generate.click(self.example, None, given, show_progress_on=given, **work)
-            start.click(
+            started = start.click(
                 self.segment,
-                [given, *asked, threshold, last],
-                [result, *answered, last],
+                [given, *asked, threshold, visit],
+                [result, *answered, visit],
                 show_progress_on=result,
                 **work,
             )
-            threshold.release(
+            redrawn = threshold.release(
                 self.redraw,
-                [threshold, last],
+                [threshold, visit],
                 [result, *answered],
                 show_progress_on=result,
                 trigger_mode="always_last",
                 **work,
             )
+            # The job is told first: once gradio has dropped it, nobody takes what it returns.
+            told = cancel.click(self.cancel, None, None, queue=False, api_visibility="private")
+            told.then(None, None, None, cancels=[started, redrawn])
+            page.unload(self.cancel)
         return page
 
 
 def question() -> tuple[Any, ...]:
-    """Lay out the question: a button for an example, the sound, another sound's file, the rate, a button to start."""
+    """Lay out the question: an example, the sound, another sound's file, the rate, buttons to start and to cancel."""
     generate = gr.Button("Try a generated video", size="md", elem_id="generate")
     choice = gr.Radio(list(SOUNDS), value=OWN, label="The model hears", elem_id="sound")
     another = gr.File(
@@ -174,13 +230,15 @@ def question() -> tuple[Any, ...]:
         elem_id="another",
     )
     choice.change(lambda chosen: gr.update(visible=chosen == ANOTHER), choice, another, api_visibility="private")
-    rate = gr.Slider(1, 10, 5, step=1, label="Masks per second", elem_id="rate")
-    start = gr.Button("Find what sounds", variant="primary", elem_id="start")
-    return generate, choice, another, rate, start
+    rate = gr.Radio(list(RATES), value=5, label="Masks per second", elem_id="rate")
+    with gr.Row():
+        start = gr.Button("Find what sounds", variant="primary", scale=3, min_width=160, elem_id="start")
+        cancel = gr.Button("Cancel", min_width=80, elem_id="cancel")
+    return generate, choice, another, rate, start, cancel
 
 
 def answer() -> tuple[Any, ...]:
-    """Lay out what is told beside the result: the threshold, two downloads and the summary."""
+    """Lay out what is told beside the result: the threshold, three downloads and the summary."""
     threshold = gr.Slider(
         0.05,
         0.95,
@@ -193,27 +251,23 @@ def answer() -> tuple[Any, ...]:
     with gr.Row():
         video_file = gr.DownloadButton("Video (MP4)", interactive=False, size="md", elem_id="video-file")
         mask_file = gr.DownloadButton("Masks (COCO JSON)", interactive=False, size="md", elem_id="mask-file")
+        archive = gr.DownloadButton("Masks (PNG)", interactive=False, size="md", elem_id="archive")
     summary = gr.HTML(elem_id="summary")
-    return threshold, video_file, mask_file, summary
-
-
-def forget(run: DemoSession | None) -> None:
-    """Remove what a visitor leaves behind."""
-    if run is not None:
-        run.remove()
+    return threshold, video_file, mask_file, archive, summary
 
 
 def shown(run: DemoSession, drawing: Drawing) -> tuple[Any, ...]:
-    """The result, the two downloads and the summary."""
+    """The result, the three downloads and the summary."""
     return (
         str(drawing.overlay),
         gr.update(value=str(drawing.overlay), interactive=True),
         gr.update(value=str(drawing.coco), interactive=True),
+        gr.update(value=str(drawing.archive), interactive=True),
         summary_of(run, drawing),
     )
 
 
-def serve(predictor: AVSPredictor, *, host: str, port: int, limits: Limits) -> None:
+def serve(predictor: AVSPredictor, *, host: str, port: int, limits: Limits, password: str | None = None) -> None:
     """Serve the page until the process is stopped; everything that is made for visitors is removed then.
 
     Args:
@@ -221,6 +275,7 @@ def serve(predictor: AVSPredictor, *, host: str, port: int, limits: Limits) -> N
         host: address to listen on; 127.0.0.1 is reached from this machine alone.
         port: to listen on.
         limits: what is taken from visitors.
+        password: that is asked for, of the user USER; None for no question.
 
     Raises:
         AVSInputError: the address cannot be listened on.
@@ -237,6 +292,7 @@ def serve(predictor: AVSPredictor, *, host: str, port: int, limits: Limits) -> N
                 server_name=host,
                 server_port=port,
                 share=False,
+                auth=(USER, password) if password else None,
                 ssr_mode=False,
                 max_file_size=limits.megabytes * MEGABYTE,
                 quiet=True,

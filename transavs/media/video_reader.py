@@ -61,7 +61,7 @@ class VideoSource(Sound, Protocol):
         name: for messages.
         height, width: of the upright frames in pixels.
         frame_rate: frames per second on average.
-        duration: in seconds, 0 where it is not known.
+        duration: in seconds as the file announces it, or where it does not, as its packets tell.
         sample_rate: of the sound, in Hz.
         channels: of the sound.
     """
@@ -102,6 +102,7 @@ class Video:
         """
         self.path, self.name = Path(path), name or str(path)
         self._complained_of: set[str] = set()
+        self.duration = 0.0
         self._seek: float | None = None  # time stamp to begin at
         self._end = float("inf")  # time stamp to end before
         if not 0 <= start < (self._end if end is None else end):
@@ -110,20 +111,9 @@ class Video:
             raise AVSInputError(f"{self.name} does not exist: name a video file")
         if not self.path.stat().st_size:
             raise AVSInputError(f"{self.name} is empty: copy or record it again")
-        with self._opened() as container:
-            if container.format.name.endswith("_pipe") or container.format.name == "image2":
-                raise AVSInputError(f"{self.name} is an image: name a video with sound")
-            picture, sound = best_streams(container)
-            if picture is None:
-                raise AVSInputError(f"{self.name} holds no moving picture: name a video with sound")
-            if sound is None and needs_sound:
-                raise AVSInputError(f"{self.name} holds no sound track, and nothing in it can be heard: name one with")
-            self.sample_rate, self.channels = SAMPLE_RATE, 1
-            if sound is not None:
-                check_sound(self.name, sound.codec_context)
-                self.sample_rate, self.channels = sound.codec_context.sample_rate, sound.codec_context.channels
-            self.frame_rate = float(picture.average_rate or picture.guessed_rate or 1)
-            self.duration = container.duration / av.time_base if container.duration else 0.0
+        self._read_header(needs_sound)
+        if not self.duration:
+            self._measure()
         # Rotation and the time of the first frame are known once it is decoded, and surely then.
         first = next(self._decoded("video"), None)
         if first is None or first.time is None:
@@ -139,6 +129,23 @@ class Video:
         is_turned = round(first.rotation / QUARTER) % 2
         self.height, self.width = (first.width, first.height) if is_turned else (first.height, first.width)
 
+    def _read_header(self, needs_sound: bool) -> None:
+        with self._opened() as container:
+            if container.format.name.endswith("_pipe") or container.format.name == "image2":
+                raise AVSInputError(f"{self.name} is an image: name a video with sound")
+            picture, sound = best_streams(container)
+            if picture is None:
+                raise AVSInputError(f"{self.name} holds no moving picture: name a video with sound")
+            if sound is None and needs_sound:
+                raise AVSInputError(f"{self.name} holds no sound track, and nothing in it can be heard: name one with")
+            self.sample_rate, self.channels = SAMPLE_RATE, 1
+            if sound is not None:
+                check_sound(self.name, sound.codec_context)
+                self.sample_rate, self.channels = sound.codec_context.sample_rate, sound.codec_context.channels
+            self.frame_rate = float(picture.average_rate or picture.guessed_rate or 1)
+            self._announced: float = container.duration / av.time_base if container.duration else 0.0
+            self.duration = self._announced
+
     def _cut_off(self, start: float) -> None:
         """Begin with the first frame that is shown at ``start`` seconds or after."""
         self._seek = self._start + start
@@ -147,6 +154,19 @@ class Video:
             raise AVSInputError(f"{self.name} has no frame after {start} s: give a start before its end")
         self.duration = max(0.0, self.duration - (first.time - self._start))
         self._start = first.time
+
+    def _measure(self) -> None:
+        """Take length and frame rate from the packets: what a browser records of a camera announces neither."""
+        first, last, count = float("inf"), 0.0, 0
+        with self._opened() as container, suppress(av.FFmpegError):  # a damaged file is used as far as it goes
+            picture, _ = best_streams(container)
+            for packet in container.demux(picture):
+                if packet.pts is not None:
+                    time = float(packet.pts * packet.time_base)
+                    first, last, count = min(first, time), max(last, time), count + 1
+        if count > 1 and last > first:
+            self.frame_rate = (count - 1) / (last - first)
+            self.duration = count / self.frame_rate
 
     @contextmanager
     def _opened(self) -> Iterator[Any]:
@@ -187,7 +207,7 @@ class Video:
                     if end >= self._end - ROUNDING:
                         return
                     yield frame
-            announced = float(stream.duration * stream.time_base) if stream.duration else self.duration
+            announced = float(stream.duration * stream.time_base) if stream.duration else self._announced
             start = float((stream.start_time or 0) * stream.time_base)
         if kind not in self._complained_of and (damaged or announced - (end - start) > CUT_SHORT_SECONDS):
             self._complained_of.add(kind)
