@@ -3,10 +3,12 @@
 
 tools/benchmark.py --config-file configs/s4_r50.yaml --compare configs/tpavi/s4_r50.yaml --json costs.json
 tools/benchmark.py --config-file configs/s4_r50.yaml --vary INPUT.IMAGE_SIZE 224 384 512 --figure growth.png
+tools/benchmark.py --report throughput.md --compile       # TransAVS and TPAVI in 16 and 32 bits, 1 to 32 clips a batch
 """
 
 import argparse
 import os
+import shlex
 import sys
 from pathlib import Path
 
@@ -14,27 +16,34 @@ import torch
 from detectron2.config import CfgNode
 
 from transavs.analysis.benchmark import Workload, compare, costs_table, growth_panels, parts_table, pipeline
+from transavs.analysis.report import write_report
 from transavs.config.load import load_config
 from transavs.engine.launch import flush_subnormal_numbers
 from transavs.modeling.meta_arch import check_device
 from transavs.utils.command_line import check_output, run_tool, write_json
 from transavs.utils.errors import AVSInputError
+from transavs.utils.precision import find_precision
 from transavs.visualization.charts import draw_growth
 from transavs.visualization.clips import check_figure_path
 
 CLIPS = "clips"  # what --vary calls the batch, which no key of a config holds
 LARGEST_STRIDE = 32
+REPORT_CONFIGS = [Path(f"configs/{name}.yaml") for name in ("s4_r50", "s4_r101", "s4_swinb", "tpavi/s4_r50")]
+REPORT_CLIPS = ("1", "2", "4", "8", "16", "32")
 
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config-file", type=Path, required=True)
+    parser.add_argument("--config-file", type=Path, help="by default, for --report, those of both papers' models")
     parser.add_argument("--compare", nargs="+", type=Path, default=[], help="more configs of the same input size")
+    parser.add_argument(
+        "--report", type=Path, help=f"write a table of throughput to this file instead; --vary {CLIPS} sets the batches"
+    )
     parser.add_argument("--json", type=Path, help="file to write everything to")
     parser.add_argument("--rounds", type=int, default=7, help="measurements of each step, after those that warm up")
     parser.add_argument("--clips", type=int, default=1, help="in a batch")
     parser.add_argument("--labeled-frames", type=int, help="of a training clip, S4 has 1; by default all")
-    parser.add_argument("--amp", action="store_true", help="autocast to float16 on a GPU, to bfloat16 on a CPU")
+    parser.add_argument("--amp", action="store_true", help="autocast, as SOLVER.AMP.ENABLED does")
     parser.add_argument("--compile", nargs="?", const="inductor", default="", metavar="BACKEND", help="torch.compile")
     parser.add_argument(
         "--vary", nargs="+", metavar=("KEY", "VALUE"), help=f"measure at each value of a config key, or of {CLIPS}"
@@ -42,10 +51,17 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--figure", type=Path, help="file to draw what --vary found in")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("overrides", nargs="*", metavar="KEY VALUE", help="for every config; put -- before them")
-    return parser.parse_args()
+    args = parser.parse_args()
+    if args.report and not args.config_file:
+        args.config_file, *args.compare = REPORT_CONFIGS
+    return args
 
 
 def check_arguments(args: argparse.Namespace) -> None:
+    if not args.config_file:
+        raise AVSInputError("nothing to measure: give --config-file FILE, or --report FILE")
+    if args.report and args.vary and args.vary[0] != CLIPS:
+        raise AVSInputError(f"--report cannot --vary {args.vary[0]}: it can {CLIPS}")
     if args.figure and not args.vary:
         raise AVSInputError(f"--figure {args.figure} has nothing to draw: give --vary KEY VALUE VALUE as well")
     if args.figure:
@@ -54,6 +70,7 @@ def check_arguments(args: argparse.Namespace) -> None:
         raise AVSInputError(f"--vary {' '.join(args.vary)}: give whole numbers from 1 on behind the key")
     if args.compile and args.compile not in (backends := torch.compiler.list_backends(exclude_tags=())):
         raise AVSInputError(f"torch.compile has no backend '{args.compile}' here: choose from {', '.join(backends)}")
+    check_output(args.report)
     check_output(args.json)
     check_device(args.device)
 
@@ -61,7 +78,8 @@ def check_arguments(args: argparse.Namespace) -> None:
 def load_settings(args: argparse.Namespace, key: str, value: str) -> tuple[dict[str, CfgNode], Workload]:
     """Return the configs by name and the workload, with ``key`` at ``value`` if there is one."""
     # Weights cost nothing, and there is no network to fetch them from everywhere.
-    overrides = ["MODEL.WEIGHTS", "", "MODEL.AUDIO_BACKBONE.WEIGHTS", "", "MODEL.DEVICE", args.device, *args.overrides]
+    overrides = ["MODEL.WEIGHTS", "", "MODEL.AUDIO_BACKBONE.WEIGHTS", "", "MODEL.TIMM.PRETRAINED", "False"]
+    overrides += ["MODEL.DEVICE", args.device, *args.overrides]
     overrides += [key, value] if key not in ("", CLIPS) else []
     configs = {str(path): load_config(path, overrides) for path in (args.config_file, *args.compare)}
     sizes = {(cfg.INPUT.NUM_FRAMES, cfg.INPUT.IMAGE_SIZE) for cfg in configs.values()}
@@ -77,7 +95,8 @@ def load_settings(args: argparse.Namespace, key: str, value: str) -> tuple[dict[
             f"--labeled-frames {labeled} --rounds {args.rounds} --clips {clips}: give 1 or more, "
             f"and no more labeled frames than the {frames} of a clip"
         )
-    return configs, Workload(clips, labeled, args.amp, args.compile)
+    precision = find_precision("" if args.amp else "float32", args.device)
+    return configs, Workload(clips, labeled, precision, args.compile)
 
 
 def main() -> None:
@@ -85,6 +104,12 @@ def main() -> None:
     check_arguments(args)
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler's own log tells, as an error, where no GPU is
     flush_subnormal_numbers()
+    if args.report:
+        _, *clips = args.vary or (CLIPS, *REPORT_CLIPS)
+        configs, workload = load_settings(args, CLIPS, clips[0])
+        command = shlex.join(sys.argv)
+        write_report(args.report, configs, workload, [int(number) for number in clips], args.rounds, command)
+        return
     key, *values = args.vary or ("", "")
     settings = {value: load_settings(args, key, value) for value in values}  # what is wrong shows before long work
     costs = {value: compare(*setting, args.rounds) for value, setting in settings.items()}

@@ -24,6 +24,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--masks", type=Path, help="folder for the masks as PNG, named by frame")
     parser.add_argument("--json", type=Path, help="file for the masks, a COCO data set")
     parser.add_argument("--fps", type=float, default=5, help="masks per second, 0 = every frame; 5 by default")
+    parser.add_argument("--audio", metavar="FILE|mute|noise", help="to hear and play in place of the video's own sound")
+    parser.add_argument("--start", type=float, default=0.0, help="second of the video to begin at")
+    parser.add_argument("--end", type=float, help="second of the video to end before")
     add_model_arguments(parser)
     parser.add_argument("--threshold", type=float, help="score above which a pixel sounds; 0.5 by default")
     parser.add_argument(
@@ -43,10 +46,17 @@ def main() -> None:
     if args.threshold is not None and not 0 <= args.threshold <= 1:
         raise AVSInputError(f"--threshold is {args.threshold}: give a number from 0 to 1")
     videos = find_videos(args.input)
+    options = {
+        "rate": args.fps,
+        "threshold": args.threshold,
+        "audio": args.audio,
+        "start": args.start,
+        "end": args.end,
+    }
     predictor = load_predictor(args, overlap=args.overlap, smoothing=args.smoothing)
     if videos == args.input[:1]:
         targets = Targets(args.output, args.masks, args.json)
-        speed = segment_video(predictor, videos[0], targets, rate=args.fps, threshold=args.threshold)
+        speed = segment_video(predictor, videos[0], targets, **options)
         sys.stdout.write(f"{videos[0]}: done at {speed:.2f} x real time\n")
         return
     targets_of = [
@@ -57,7 +67,7 @@ def main() -> None:
         )
         for path in videos
     ]
-    failed = segment_videos(predictor, videos, targets_of, rate=args.fps, threshold=args.threshold)
+    failed = segment_videos(predictor, videos, targets_of, **options)
     sys.stdout.write(f"{len(videos) - failed} of {len(videos)} videos done\n")
     if failed:
         sys.exit(USAGE_ERROR)

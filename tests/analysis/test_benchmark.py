@@ -67,7 +67,8 @@ def test_a_part_within_another_counts_for_the_inner_one_alone():
 
 @pytest.mark.parametrize("overrides", [[], TPAVI], ids=["TransAVS", "TPAVI"])
 def test_mixed_precision_works_in_bfloat16_and_learns_in_float32(overrides: list[str]):
-    subject = BenchmarkModel(load_config(QUICKSTART, [*TINY_MODEL, *overrides]), Workload(labeled=5, amp=True))
+    workload = Workload(labeled=5, precision=torch.bfloat16)
+    subject = BenchmarkModel(load_config(QUICKSTART, [*TINY_MODEL, *overrides]), workload)
     convolution = next(module for module in subject.model.modules() if isinstance(module, nn.Conv2d))
     seen = []
     convolution.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
@@ -86,9 +87,9 @@ def test_both_steps_run_compiled_code_once_it_is_asked_for(tiny_cfg):
     subject = BenchmarkModel(reference_config(tiny_cfg), workload)
     subject.inference()
     assert not graphs
-    subject.compile()
-    for number, step in enumerate((subject.inference, subject.train), start=1):
-        step()
+    for number, step in enumerate(("inference", "train"), start=1):
+        subject.compile(step)
+        getattr(subject, step)()
         assert len(graphs) == number
 
 

@@ -16,7 +16,7 @@ from transavs.data.audio import VGGishLogMel
 from transavs.data.filter_banks import ClapLogMel, KaldiFilterBank
 from transavs.data.front_ends import AudioFrontEnd, front_end_from_dict
 from transavs.inference.backends import ClipFormat
-from transavs.media.video_reader import SoundAround
+from transavs.media.audio_stream import SoundAround
 
 FRONT_ENDS = [VGGishLogMel(), KaldiFilterBank(), KaldiFilterBank(0.5, multiple=16), ClapLogMel(), ClapLogMel(4.5)]
 OTHERS = FRONT_ENDS[1:]

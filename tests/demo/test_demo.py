@@ -184,3 +184,33 @@ def test_a_generated_video_holds_what_it_says(tmp_path: Path):
         is_heard = shots[second // 5].sounding[:, second % 5].any()
         assert (heard[second] > -40) == is_heard
     assert torch.tensor(shots[0].truth(0.0, (60, 80))).any() == shots[0].sounding[:, 0].any()
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.ts", "a.mkv"])
+def test_a_part_is_what_the_whole_has_there(name: str, tmp_path: Path):
+    path = make_video(tmp_path / name, seconds=6)
+    predictor = AVSPredictor(RedWhenLoud())
+    whole, part = (
+        [frame for clip in predictor.predict_video(video, 5) for frame in clip.frames]
+        for video in (Video(path), Video(path, start=2.0, end=5.0))
+    )
+    expected = [frame for frame in whole if 2 <= frame.time < 5]
+    assert [frame.time + 2 for frame in part] == pytest.approx([frame.time for frame in expected], abs=0.002)
+    for found, wanted in zip(part, expected, strict=True):
+        if 2.6 < wanted.time < 4.4:  # a part has no sound before and after it
+            np.testing.assert_array_equal(found.mask(), wanted.mask())
+            assert found.loudness == pytest.approx(wanted.loudness, abs=0.2)
+
+
+def test_another_sound_is_heard_and_played(run_here, weights: Path, tmp_path: Path):
+    video = make_video(tmp_path / "a.mp4", seconds=2, sound=False)
+    for audio, level in {"mute": -100, "noise": -20}.items():
+        given = ("--input", video, "--weights", weights, "--audio", audio, "--fps", 1, "--start", 0.5)
+        done = run_here("tools/demo.py", *given, "--json", tmp_path / "a.json", "--output", tmp_path / "o.mp4")
+        assert done.returncode == 0, done.stderr
+        found = json.loads((tmp_path / "a.json").read_text())
+        assert found["info"]["loudness_db"][0] == pytest.approx(level, abs=0.5)
+        assert loudness_levels(Video(tmp_path / "o.mp4"))[10] == pytest.approx(level, abs=2)
+    done = run_here("tools/demo.py", "--input", video, "--weights", weights, "--audio", "mute", "--start", 7)
+    assert done.returncode == 2
+    assert "has no frame after 7.0 s" in done.stderr

@@ -17,7 +17,7 @@ from transavs.data.avsbench import load_avsbench
 from transavs.modeling import FPNPixelDecoder, VGGish
 from transavs.modeling.activation_checkpoint import checkpoint_activations
 from transavs.modeling.backbones.audio import build_audio_backbone
-from transavs.modeling.transavs.query_decoder import AttentionLayer, audio_windows, sine_positions
+from transavs.modeling.transavs.query_decoder import Attention, AttentionLayer, audio_windows, sine_positions
 from transavs.modeling.transavs.semantic_inference import semantic_inference
 
 CONFIGS = REPOSITORY / "configs"
@@ -124,6 +124,20 @@ def test_attention_is_eqs_2_and_3_before_the_norm():
     scores = (queries @ w_q.T) @ (keys @ w_k.T).transpose(1, 2) / math.sqrt(6)
     attended = scores.softmax(-1) @ (keys @ w_v.T) @ layer.attention.out_proj.weight.T
     torch.testing.assert_close(layer(queries, torch.zeros(3, 6), keys, keys), queries + attended)
+
+
+def test_attention_and_its_gradients_are_torchs():
+    torch.manual_seed(0)
+    ours, theirs = Attention(8, 2, batch_first=True), nn.MultiheadAttention(8, 2, batch_first=True)
+    nn.init.normal_(ours.in_proj_bias)
+    theirs.load_state_dict(ours.state_dict())
+    inputs = torch.randn(2, 3, 8), torch.randn(2, 7, 8), torch.randn(2, 7, 8)
+    found, expected = (
+        [module(*inputs)[0], *torch.autograd.grad(module(*inputs)[0].square().sum(), [*module.parameters()])]
+        for module in (ours, theirs)
+    )
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other)
 
 
 def test_layers_take_the_levels_in_turn():

@@ -29,7 +29,10 @@ from transavs.engine.launch import flush_subnormal_numbers
 from transavs.engine.solver import build_optimizer
 from transavs.evaluation.avs_evaluator import AVSEvaluator
 from transavs.modeling.activation_checkpoint import checkpoint_activations
+from transavs.modeling.compilation import compile_network
+from transavs.modeling.meta_arch import AVSModel
 from transavs.modeling.optimize import optimize_for_inference
+from transavs.utils.precision import autocast
 
 REFERENCE = "torchvision ResNet-50"
 STEPS = ("train", "inference")  # in this order: a model that is optimized for inference cannot be trained
@@ -58,14 +61,13 @@ class Workload:
     Attributes:
         clips: in a batch.
         labeled: frames per clip with ground truth in training.
-        amp: under autocast: on GPUs in float16 with a scaled loss, as detectron2's AMPTrainer does it, on CPUs in
-            bfloat16.
+        precision: that the network computes in, under autocast, as in training.
         compiler: backend of torch.compile, "" for none.
     """
 
     clips: int = 1
     labeled: int = 1
-    amp: bool = False
+    precision: torch.dtype = torch.float32
     compiler: str = ""
 
 
@@ -124,32 +126,38 @@ class BenchmarkModel:
         self.clips = random_clips(cfg, workload)
         self.compiler = workload.compiler
         self.device = torch.device(cfg.MODEL.DEVICE)
-        self.autocast = torch.autocast(self.device.type, enabled=workload.amp)
-        # bfloat16 has float32's range and needs no scaling; switched off, it hands everything on as it is.
-        scaled = workload.amp and torch.get_autocast_dtype(self.device.type) == torch.float16
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=scaled)
+        self.precision = workload.precision
+        # Switched off, it hands everything on as it is.
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == torch.float16)
 
     def optimize_for_inference(self) -> None:
         """Make the model what the tools use for inference; plain ResNet-50 stays as torchvision has it."""
         self.run = self.model if isinstance(self.model, PlainResNet50) else optimize_for_inference(self.model)
 
-    def compile(self) -> None:
-        """Let the steps run what the workload's backend of torch.compile makes of the model, if there is one."""
-        if self.compiler:
-            torch.compiler.reset()  # after code for another size, this one's would be made for variable shapes
+    def compile(self, step: str) -> None:
+        """Let a step run what the workload's backend of torch.compile makes of the model, if there is one.
+
+        In training that is the network, as ``MODEL.COMPILE`` has it.
+        """
+        if not self.compiler:
+            return
+        torch.compiler.reset()  # after code for another size, this one's would be made for variable shapes
+        if step == "train" and isinstance(self.model, AVSModel):
+            compile_network(self.model, self.compiler)
+        else:
             self.run = torch.compile(self.model, backend=self.compiler)
 
     @torch.inference_mode()
     def inference(self) -> None:
         """Predict the clips."""
         self.model.eval()
-        with self.autocast:
+        with autocast(self.precision, self.device):
             self.run(self.clips)
 
     def loss(self) -> Tensor:
         """Sum the weighted losses, in training mode."""
         self.model.train()
-        with EventStorage(), self.autocast:
+        with EventStorage(), autocast(self.precision, self.device):
             return torch.stack(list(self.run(self.clips).values())).sum()
 
     def train(self) -> None:
@@ -159,11 +167,15 @@ class BenchmarkModel:
         self.scaler.step(self.optimizer)
         self.scaler.update()
 
-    def flops(self) -> int:
-        """Count the floating point operations of inference, a multiplication and an addition as two."""
-        self.model.eval()
-        with torch.no_grad(), FlopCounterMode(display=False) as counter:  # it cannot follow inference mode
-            self.model(self.clips)
+    def flops(self, step: str = "inference") -> int:
+        """Count the floating point operations of a step of :data:`STEPS`, a multiplication and an addition as two."""
+        with FlopCounterMode(display=False) as counter:
+            if step == "train":
+                self.loss().backward()
+                return counter.get_total_flops()
+            self.model.eval()
+            with torch.no_grad():  # it cannot follow inference mode
+                self.model(self.clips)
         return counter.get_total_flops()
 
 
@@ -173,7 +185,7 @@ def step_peak(cfg: CfgNode, workload: Workload, step: str) -> int:
     model = BenchmarkModel(cfg, workload)
     if step == "inference":
         model.optimize_for_inference()
-    model.compile()
+    model.compile(step)
     run = getattr(model, step)
     run()  # makes the optimizer's state, and compiles
     return peak_memory(run, model.device)
@@ -218,7 +230,7 @@ def _costs_in_turns(configs: Mapping[str, CfgNode], workload: Workload, rounds: 
             forward_pass = model.inference if step == "inference" else model.loss
             if name != REFERENCE:
                 costs[name]["parts"][step] = part_shares(model.model, forward_pass, rounds, model.device)
-            model.compile()
+            model.compile(step)
         steps: dict[str, Step] = {name: getattr(model, step) for name, model in models.items()}
         times = interleaved_times(steps, rounds, models[REFERENCE].device)
         reference = statistics.median(times[REFERENCE])

@@ -8,6 +8,7 @@ import os
 import zipfile
 from collections import deque
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
@@ -28,6 +29,8 @@ from transavs.utils.errors import AVSInputError
 from transavs.visualization.clips import overlay, write_names
 
 STRIP_SHARE, STRIP_PIXELS = 0.1, 24  # height of the loudness strip: of the frame's, and at least
+HELD_BYTES = 2**29  # of frames that wait for their prediction; 370 of 720p
+QUEUED = 32  # frames that wait for the encoder
 
 
 class Output:
@@ -71,7 +74,8 @@ def mask_image(prediction: FramePrediction, objects: Sequence[SoundingObject]) -
 class OverlayVideo(Output):
     """The video with what sounds in color, a strip of its loudness below, and the sound.
 
-    Where there are several classes their names are written into the picture.
+    Where there are several classes their names are written into the picture. Frames are drawn and encoded in a thread
+    of their own, while the network runs.
     """
 
     def __init__(
@@ -99,14 +103,30 @@ class OverlayVideo(Output):
         self._strip = LoudnessStrip(levels, video.duration, (strip_height, width))
         size = (height + strip_height, width)
         self._writer = VideoWriter(path, size, video.frame_rate, **sound_of(heard or video))
-        self._frames = frames
+        self._video, self._frames = video, frames
         self._held: deque[VideoFrame] = deque()  # that no prediction has decided yet
+        self._held_bytes = 0
         self._last: tuple[float, np.ndarray] | None = None  # time and mask of the last prediction
         self._names: Sequence[str] = ()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="draw")
+        self._drawing: deque[Future[None]] = deque()  # frames on their way to the file
 
     def keep(self, frame: VideoFrame) -> None:
-        """Take the next frame of the video, to be drawn when the prediction has come that decides what it shows."""
+        """Take the next frame of the video, to be drawn when the prediction has come that decides what it shows.
+
+        Where those that wait take too much memory they are read again from the video.
+        """
+        if self._frames is not None:
+            return
+        self._hold(frame)
+        if self._held_bytes > HELD_BYTES:
+            first = self._held[0].index
+            self._held.clear()
+            self._frames = (again for again in self._video.frames() if again.index >= first)
+
+    def _hold(self, frame: VideoFrame) -> None:
         self._held.append(frame)
+        self._held_bytes += frame.num_bytes
 
     def add(self, prediction: FramePrediction, objects: Sequence[SoundingObject]) -> None:
         if self._last is not None:  # a frame between two predictions shows the nearer one
@@ -117,24 +137,39 @@ class OverlayVideo(Output):
 
     def _draw_until(self, time: float, mask: np.ndarray) -> None:
         while (frame := self._next_before(time)) is not None:
-            picture = overlay(cv2.resize(frame.pixels(), self._drawn_size, interpolation=cv2.INTER_AREA), mask)
-            if len(self._names) > 2:
-                write_names(picture, mask, self._names)
-            self._writer.write(np.concatenate([picture, self._strip.at(frame.time)]), frame.time)
+            self._drawing.append(self._thread.submit(self._draw, frame, mask, self._names))
+            while self._drawing and (self._drawing[0].done() or len(self._drawing) > QUEUED):
+                self._drawing.popleft().result()  # what it raises is raised here
 
     def _next_before(self, time: float) -> VideoFrame | None:
         if not self._held and self._frames is not None:
-            self._held.extend(islice(self._frames, 1))
-        return self._held.popleft() if self._held and self._held[0].time < time else None
+            for frame in islice(self._frames, 1):
+                self._hold(frame)
+        if not self._held or self._held[0].time >= time:
+            return None
+        self._held_bytes -= self._held[0].num_bytes
+        return self._held.popleft()
+
+    def _draw(self, frame: VideoFrame, mask: np.ndarray, names: Sequence[str]) -> None:
+        pixels = frame.pixels()
+        if pixels.shape[1::-1] != self._drawn_size:
+            pixels = cv2.resize(pixels, self._drawn_size, interpolation=cv2.INTER_AREA)
+        picture = overlay(pixels, mask)
+        if len(names) > 2:
+            write_names(picture, mask, names)
+        self._writer.write(np.concatenate([picture, self._strip.at(frame.time)]), frame.time)
 
     def close(self, complete: bool) -> None:
         try:
             if complete and self._last is not None:
                 self._draw_until(float("inf"), self._last[1])
+                for drawn in self._drawing:
+                    drawn.result()
         except BaseException:
             complete = False
             raise
         finally:
+            self._thread.shutdown(cancel_futures=True)
             self._writer.close(complete)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
@@ -13,6 +14,7 @@ from transavs.demo.loudness import is_silent, loudness_levels
 from transavs.demo.outputs import CocoFile, MaskFiles, Output, OverlayVideo
 from transavs.inference.prediction import ClipPrediction, FramePrediction
 from transavs.inference.predictor import AVSPredictor
+from transavs.media.audio_stream import sound_named
 from transavs.media.video_reader import Video
 from transavs.utils.errors import AVSInputError
 
@@ -58,7 +60,15 @@ def find_videos(inputs: Sequence[Path]) -> list[Path]:
 
 
 def segment_video(
-    predictor: AVSPredictor, path: Path, targets: Targets, *, rate: float, threshold: float | None = None
+    predictor: AVSPredictor,
+    path: Path,
+    targets: Targets,
+    *,
+    rate: float,
+    threshold: float | None = None,
+    audio: str | None = None,
+    start: float = 0.0,
+    end: float | None = None,
 ) -> float:
     """Predict a video and write what ``targets`` names, with a progress bar; returns the real-time factor.
 
@@ -68,6 +78,8 @@ def segment_video(
         targets: what to write.
         rate: masks per second; 0 = every frame.
         threshold: see :meth:`transavs.inference.prediction.FramePrediction.mask`.
+        audio: to hear in place of the video's own, see :func:`transavs.media.audio_stream.sound_named`.
+        start, end: of the part of it to take, see :class:`transavs.media.video_reader.Video`.
 
     Returns:
         seconds of video per second of work.
@@ -76,15 +88,16 @@ def segment_video(
         AVSInputError: the video cannot be read or a target not be written.
     """
     started = time.perf_counter()
-    video = Video(path)
-    levels = loudness_levels(video)
+    video = Video(path, start=start, end=end, needs_sound=audio is None)
+    heard = None if audio is None else sound_named(audio, video.duration)
+    levels = loudness_levels(heard or video)
     if is_silent(levels):
         logging.getLogger(__name__).warning("%s is silent: what is marked in it is a guess from the picture", path)
     with ExitStack() as stack:
         outputs: list[Output] = []
         seen = None
         if targets.overlay is not None:
-            overlay = OverlayVideo(video, targets.overlay, levels)
+            overlay = OverlayVideo(video, targets.overlay, levels, heard)
             seen = overlay.keep
             outputs.append(stack.enter_context(overlay))
         if targets.masks is not None:
@@ -92,7 +105,8 @@ def segment_video(
         if targets.coco is not None:
             outputs.append(stack.enter_context(CocoFile(video, targets.coco, levels)))
         end = 0.0
-        for frame in with_progress(predictor.predict_video(video, rate, seen=seen), video):
+        sound = None if heard is None else heard.sound(predictor.format.front_end.sample_rate)
+        for frame in with_progress(predictor.predict_video(video, rate, sound, seen), video):
             objects = frame.objects(threshold)
             for output in outputs:
                 output.add(frame, objects)
@@ -121,8 +135,11 @@ def segment_videos(
     *,
     rate: float,
     threshold: float | None = None,
+    **options: Any,
 ) -> int:
-    """:meth:`segment_video` of many: those whose targets exist are left out, a bad one does not stop the others.
+    """:meth:`segment_video` of many, with its ``options``.
+
+    Those whose targets exist are left out, a bad one does not stop the others.
 
     Returns:
         how many could not be done; each is logged in one line.
@@ -134,7 +151,7 @@ def segment_videos(
             logger.info("%s is done already; remove its results to do it again", path)
             continue
         try:
-            speed = segment_video(predictor, path, target, rate=rate, threshold=threshold)
+            speed = segment_video(predictor, path, target, rate=rate, threshold=threshold, **options)
             logger.info("%s: done at %.2f x real time", path, speed)
         except AVSInputError as error:
             failed += 1

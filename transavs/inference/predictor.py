@@ -18,7 +18,8 @@ from transavs.checkpoint.share import push_to_hub, save_pretrained
 from transavs.inference.backends import ClipFormat, InferenceBackend, PyTorchBackend, load_backend
 from transavs.inference.prediction import ClipPrediction, FramePrediction
 from transavs.media.audio_file import resample
-from transavs.media.video_reader import SoundAround, Video, VideoFrame, open_video, sample_frames
+from transavs.media.audio_stream import SoundAround
+from transavs.media.video_reader import Video, VideoFrame, open_video, sample_frames
 from transavs.utils.errors import AVSInputError, one_line
 from transavs.utils.limits import MAX_CHANNELS
 
@@ -159,7 +160,7 @@ class AVSPredictor:
             seen: called with every frame that is read, in order, before it is sampled.
 
         Yields:
-            predictions of up to T seconds, in order.
+            predictions in order, of up to T seconds; of T masks where the model looks at each second by itself.
 
         Raises:
             AVSInputError: see :class:`transavs.media.video_reader.Video`.
@@ -225,11 +226,15 @@ class AVSPredictor:
         )
 
     def _run(self, samples: Iterator[_Sample]) -> Iterator[ClipPrediction]:
-        """Windows of T seconds over a stream of samples, blended and smoothed."""
+        """Windows of T seconds over a stream of samples, blended and smoothed.
+
+        Where the model looks at each second by itself a window is the next T samples, so that none waits longer.
+        """
+        is_alone = not (self.overlap or self.format.uses_temporal_context)
         window: list[list[_Sample]] = []  # samples by second
         done: list[list[_Sample]] = []
         last: FramePrediction | None = None
-        for second in _seconds(samples):
+        for second in ([sample] for sample in samples) if is_alone else _seconds(samples):
             if len(window) == self.format.num_frames:
                 self._score(window)
                 done = window[: len(window) - self.overlap]

@@ -1,5 +1,6 @@
 """Sounds to hear in place of a video's own."""
 
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from itertools import chain, groupby
@@ -13,6 +14,7 @@ from transavs.media.audio_file import SAMPLE_RATE
 from transavs.media.container import check_sound, open_media
 from transavs.utils.errors import AVSInputError, one_line
 
+MUTE, NOISE = "mute", "noise"
 NOISE_SEED = 0
 NOISE_LEVEL = 0.1  # root mean square, -20 dB of full scale: about as loud as speech
 
@@ -48,8 +50,9 @@ class Silence:
 
     def sound(self, sample_rate: int, layout: str | None = None) -> Iterator[np.ndarray]:
         channels = av.AudioLayout(layout).nb_channels if layout else self.channels
-        for start in range(0, round(self._seconds * sample_rate), sample_rate):
-            length = min(sample_rate, round(self._seconds * sample_rate) - start)
+        samples = round(min(self._seconds * sample_rate, sys.maxsize))
+        for start in range(0, samples, sample_rate):
+            length = min(sample_rate, samples - start)
             yield np.zeros((channels, length), dtype=np.float32)
 
 
@@ -59,8 +62,8 @@ class Noise(Silence):
     def sound(self, sample_rate: int, layout: str | None = None) -> Iterator[np.ndarray]:
         rng = np.random.default_rng(NOISE_SEED)
         for block in super().sound(sample_rate, layout):
-            mono = np.clip(NOISE_LEVEL * rng.standard_normal(block.shape[1], dtype=np.float32), -1, 1)
-            yield np.tile(mono, (len(block), 1))
+            mono = NOISE_LEVEL * rng.standard_normal((block.shape[1],), dtype=np.float32)
+            yield np.tile(mono.clip(-1, 1), (len(block), 1))
 
 
 class SoundFile:
@@ -103,7 +106,7 @@ class SoundFile:
             ) from error
 
     def sound(self, sample_rate: int, layout: str | None = None) -> Iterator[np.ndarray]:
-        left = round(self._seconds * sample_rate)
+        left = round(min(self._seconds * sample_rate, sys.maxsize))
         for run in like_frames(self._decoded()):
             resampler = av.AudioResampler("fltp", layout or self._layout, sample_rate)
             for frame in chain(run, [None]):
@@ -114,3 +117,45 @@ class SoundFile:
                         yield block
                 if not left:
                     return
+
+
+class SoundAround:
+    """Looks at a stream of sound through a window that moves on."""
+
+    def __init__(self, blocks: Iterable[np.ndarray], sample_rate: int, samples: int | None = None):
+        """
+        Args:
+            blocks: float32 (channels, n).
+            sample_rate: of them, in Hz.
+            samples: seen through the window; None for those of a second.
+        """
+        self._blocks, self._sample_rate, self._samples = iter(blocks), sample_rate, samples or sample_rate
+        self._held = np.zeros(self._samples, dtype=np.float32)  # silence comes before the sound
+        self._offset = -self._samples  # sample number of the first one held
+
+    def __call__(self, time: float) -> np.ndarray:
+        """Give the sound around ``time``, mono, float32 (samples,); silence where there is no sound.
+
+        Args:
+            time: in seconds, at least that of the last call.
+        """
+        start = round((time - self._samples / self._sample_rate / 2) * self._sample_rate)
+        end = start + self._samples
+        while self._offset + len(self._held) < end:
+            block = next(self._blocks, None)
+            fresh = np.zeros(self._sample_rate, dtype=np.float32) if block is None else block.mean(0)
+            held = np.concatenate([self._held, fresh])
+            passed = min(max(0, start - self._offset), len(held))
+            self._held, self._offset = held[passed:], self._offset + passed
+        return self._held[start - self._offset : end - self._offset]
+
+
+def sound_named(name: str, seconds: float) -> Sound:
+    """ "mute", "noise" or the path of an audio or video file -> that sound, for up to so many seconds.
+
+    Raises:
+        AVSInputError: see :class:`SoundFile`.
+    """
+    if name == MUTE:
+        return Silence(seconds)
+    return Noise(seconds) if name == NOISE else SoundFile(name, seconds)

@@ -6,22 +6,26 @@ neither on the length of the video nor on how its tracks are interleaved.
 
 import logging
 import shutil
+import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Protocol
 
 import av
 import numpy as np
 
-from transavs.media.audio_stream import like_frames
+from transavs.media.audio_file import SAMPLE_RATE
+from transavs.media.audio_stream import Sound, like_frames
 from transavs.media.container import check_sound, open_media
 from transavs.utils.errors import AVSInputError, one_line
 from transavs.utils.limits import MAX_PIXELS
 
+ROUNDING = 1e-6  # seconds, of time stamps
+SEEK_MARGIN = 1.0  # seconds: in some containers a seek lands a little late
 CUT_SHORT_SECONDS = 1.0  # a track that ends earlier than announced by more than this is worth a word
 QUARTER = 90
 
@@ -39,14 +43,19 @@ class VideoFrame:
     time: float
     _decoded: av.VideoFrame
 
+    @property
+    def num_bytes(self) -> int:
+        """Memory that it takes as it was decoded."""
+        return sum(plane.buffer_size for plane in self._decoded.planes)
+
     def pixels(self) -> np.ndarray:
         """uint8 (H, W, 3) in RGB, turned as the file asks for; converted when called."""
         image = self._decoded.to_ndarray(format="rgb24")
         return np.ascontiguousarray(np.rot90(image, round(self._decoded.rotation / QUARTER)))
 
 
-class Video:
-    """A video file with a sound track; opened anew for each pass.
+class VideoSource(Sound, Protocol):
+    """Pictures and their sound; a :class:`Video` is one.
 
     Attributes:
         name: for messages.
@@ -57,31 +66,52 @@ class Video:
         channels: of the sound.
     """
 
-    def __init__(self, path: str | Path, name: str | None = None):
+    name: str
+    height: int
+    width: int
+    frame_rate: float
+    duration: float
+
+    def frames(self) -> Iterator[VideoFrame]:
+        """All frames in the order and at the times at which they are shown."""
+
+
+class Video:
+    """A video file with a sound track, or a part of one; opened anew for each pass. See :class:`VideoSource`."""
+
+    def __init__(
+        self,
+        path: str | Path,
+        name: str | None = None,
+        *,
+        start: float = 0.0,
+        end: float | None = None,
+        needs_sound: bool = True,
+    ):
         """
+        Args:
+            path: of the file.
+            name: for messages.
+            start, end: of the part that is read, in seconds since the file's first frame, as if it were cut out; what
+                comes before is not decoded where the file can be sought in.
+            needs_sound: whether a file without a sound track is refused; else it is silent.
+
         Raises:
             AVSInputError: the file is missing, empty, an image, no video, damaged at its start, without sound, or
-                beyond transavs/utils/limits.py.
+                beyond transavs/utils/limits.py; or the part is empty.
         """
         self.path, self.name = Path(path), name or str(path)
         self._complained_of: set[str] = set()
+        self.duration = 0.0
+        self._seek: float | None = None  # time stamp to begin at
+        self._end = float("inf")  # time stamp to end before
+        if not 0 <= start < (self._end if end is None else end):
+            raise AVSInputError(f"{self.name} from {start} s to {end} s: give a start from 0 on, and a later end")
         if not self.path.is_file():
             raise AVSInputError(f"{self.name} does not exist: name a video file")
         if not self.path.stat().st_size:
             raise AVSInputError(f"{self.name} is empty: copy or record it again")
-        with self._opened() as container:
-            if container.format.name.endswith("_pipe") or container.format.name == "image2":
-                raise AVSInputError(f"{self.name} is an image: name a video with sound")
-            picture, sound = _streams(container)
-            if picture is None:
-                raise AVSInputError(f"{self.name} holds no moving picture: name a video with sound")
-            if sound is None:
-                raise AVSInputError(f"{self.name} holds no sound track, and nothing in it can be heard: name one with")
-            check_sound(self.name, sound.codec_context)
-            self.sample_rate, self.channels = sound.codec_context.sample_rate, sound.codec_context.channels
-            self.frame_rate = float(picture.average_rate or picture.guessed_rate or 1)
-            self._announced = container.duration / av.time_base if container.duration else 0.0
-            self.duration = self._announced
+        self._read_header(needs_sound)
         if not self.duration:
             self._measure()
         # Rotation and the time of the first frame are known once it is decoded, and surely then.
@@ -92,14 +122,44 @@ class Video:
                 f"more than {MAX_PIXELS} pixels, make it smaller"
             )
         self._start: float = first.time
+        self._end = float("inf") if end is None else first.time + end
+        if start:
+            self._cut_off(start)
+        self.duration = min(self.duration, self._end - self._start)
         is_turned = round(first.rotation / QUARTER) % 2
         self.height, self.width = (first.width, first.height) if is_turned else (first.height, first.width)
+
+    def _read_header(self, needs_sound: bool) -> None:
+        with self._opened() as container:
+            if container.format.name.endswith("_pipe") or container.format.name == "image2":
+                raise AVSInputError(f"{self.name} is an image: name a video with sound")
+            picture, sound = best_streams(container)
+            if picture is None:
+                raise AVSInputError(f"{self.name} holds no moving picture: name a video with sound")
+            if sound is None and needs_sound:
+                raise AVSInputError(f"{self.name} holds no sound track, and nothing in it can be heard: name one with")
+            self.sample_rate, self.channels = SAMPLE_RATE, 1
+            if sound is not None:
+                check_sound(self.name, sound.codec_context)
+                self.sample_rate, self.channels = sound.codec_context.sample_rate, sound.codec_context.channels
+            self.frame_rate = float(picture.average_rate or picture.guessed_rate or 1)
+            self._announced: float = container.duration / av.time_base if container.duration else 0.0
+            self.duration = self._announced
+
+    def _cut_off(self, start: float) -> None:
+        """Begin with the first frame that is shown at ``start`` seconds or after."""
+        self._seek = self._start + start
+        first = next((frame for frame in self._decoded("video") if (frame.time or 0.0) >= self._seek - ROUNDING), None)
+        if first is None:
+            raise AVSInputError(f"{self.name} has no frame after {start} s: give a start before its end")
+        self.duration = max(0.0, self.duration - (first.time - self._start))
+        self._start = first.time
 
     def _measure(self) -> None:
         """Take length and frame rate from the packets: what a browser records of a camera announces neither."""
         first, last, count = float("inf"), 0.0, 0
         with self._opened() as container, suppress(av.FFmpegError):  # a damaged file is used as far as it goes
-            picture, _ = _streams(container)
+            picture, _ = best_streams(container)
             for packet in container.demux(picture):
                 if packet.pts is not None:
                     time = float(packet.pts * packet.time_base)
@@ -124,7 +184,12 @@ class Video:
         """Decoded frames of the "video" or "audio" track; what is damaged is left out with one warning."""
         damaged, end = 0, 0.0
         with self._opened() as container:
-            stream = dict(zip(("video", "audio"), _streams(container), strict=True))[kind]
+            stream = dict(zip(("video", "audio"), best_streams(container), strict=True))[kind]
+            if stream is None:
+                return
+            if self._seek is not None and container.format.name != "mpegts":  # FFmpeg guesses the place there
+                with suppress(av.FFmpegError):  # what cannot be sought in is read from its start
+                    container.seek(round(max(0.0, self._seek - SEEK_MARGIN) * av.time_base))
             if kind == "video":
                 stream.thread_type = "AUTO"
             packets = container.demux(stream)
@@ -139,6 +204,8 @@ class Video:
                     break
                 for frame in frames:
                     end = frame.time if frame.time is not None else end
+                    if end >= self._end - ROUNDING:
+                        return
                     yield frame
             announced = float(stream.duration * stream.time_base) if stream.duration else self._announced
             start = float((stream.start_time or 0) * stream.time_base)
@@ -155,7 +222,7 @@ class Video:
         index = 0
         for decoded in self._decoded("video"):
             time = decoded.time - self._start if decoded.time is not None else last + 1 / self.frame_rate
-            if time > last:  # broken files repeat times
+            if time > last and time >= 0:  # broken files repeat times; before a part others may be decoded
                 yield VideoFrame(index, time, decoded)
                 index, last = index + 1, time
 
@@ -170,23 +237,24 @@ class Video:
             blocks of float32 (channels, n) in [-1, 1].
         """
         start, given = round(self._start * sample_rate), 0
+        left = round((self._end - self._start) * sample_rate) if self._end < float("inf") else sys.maxsize
         for run in like_frames(self._decoded("audio")):
             first = next(run)
-            resample = _resampler(first, sample_rate, layout or first.layout.name, start + given)
+            resample = resampler(first, sample_rate, layout or first.layout.name, start + given)
             for frame in chain([first], run, [None]):
                 for block in resample(frame):
                     given += block.shape[1]
-                    yield block
+                    yield block[:, : left - given + block.shape[1]]
 
 
-def _streams(container: Any) -> tuple[Any, Any]:
+def best_streams(container: Any) -> tuple[Any, Any]:
     """The first moving picture, which a cover is not, and the best sound track; None where there is none."""
     pictures = [s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
     sounds = [s for s in container.streams.audio if s.codec_context is not None and s.codec_context.sample_rate]
     return next(iter(pictures), None), next(iter(sounds), None)
 
 
-def _resampler(frame: Any, sample_rate: int, layout: str, first_sample: int) -> Callable[[Any], Iterator[np.ndarray]]:
+def resampler(frame: Any, sample_rate: int, layout: str, first_sample: int) -> Callable[[Any], Iterator[np.ndarray]]:
     """A function from decoded frames (None at the end) to blocks of float32 (channels, n).
 
     FFmpeg's aresample keeps to the time stamps: it fills gaps with silence and cuts or fills the start.
@@ -229,7 +297,9 @@ def open_video(source: str | Path | BinaryIO) -> Iterator[Video]:
         yield Video(copy, name=str(getattr(source, "name", "the given video")))
 
 
-def sample_frames(video: Video, rate: float, seen: Callable[[VideoFrame], None] | None = None) -> Iterator[VideoFrame]:
+def sample_frames(
+    video: VideoSource, rate: float, seen: Callable[[VideoFrame], None] | None = None
+) -> Iterator[VideoFrame]:
     """The frames shown in the middle of each interval of 1 / ``rate`` seconds, each once; all frames for rate 0.
 
     At one frame a second these are the frames at 0.5 s, 1.5 s, ...; a video shorter than that gives its last frame.
@@ -260,34 +330,3 @@ def _shown_to(seen: Callable[[VideoFrame], None], frames: Iterator[VideoFrame]) 
     for frame in frames:
         seen(frame)
         yield frame
-
-
-class SoundAround:
-    """Looks at a stream of sound through a window that moves on."""
-
-    def __init__(self, blocks: Iterable[np.ndarray], sample_rate: int, samples: int | None = None):
-        """
-        Args:
-            blocks: float32 (channels, n).
-            sample_rate: of them, in Hz.
-            samples: seen through the window; None for those of a second.
-        """
-        self._blocks, self._sample_rate, self._samples = iter(blocks), sample_rate, samples or sample_rate
-        self._held = np.zeros(self._samples, dtype=np.float32)  # silence comes before the sound
-        self._offset = -self._samples  # sample number of the first one held
-
-    def __call__(self, time: float) -> np.ndarray:
-        """Give the sound around ``time``, mono, float32 (samples,); silence where there is no sound.
-
-        Args:
-            time: in seconds, at least that of the last call.
-        """
-        start = round((time - self._samples / self._sample_rate / 2) * self._sample_rate)
-        end = start + self._samples
-        while self._offset + len(self._held) < end:
-            block = next(self._blocks, None)
-            fresh = np.zeros(self._sample_rate, dtype=np.float32) if block is None else block.mean(0)
-            held = np.concatenate([self._held, fresh])
-            passed = min(max(0, start - self._offset), len(held))
-            self._held, self._offset = held[passed:], self._offset + passed
-        return self._held[start - self._offset : end - self._offset]

@@ -72,12 +72,33 @@ def sine_positions(height: int, width: int, channels: int, device: torch.device)
     return torch.cat([rows, columns], 2).flatten(0, 1)
 
 
+class Attention(nn.MultiheadAttention):
+    """torch's attention, batch first, with one product for the positions of all frames.
+
+    torch's own turns its inputs to (M, F, d) by strides and then multiplies position by position, each with a copy of
+    the same weights, which have a gradient each.
+    """
+
+    def forward(  # type: ignore[override]
+        self, query: Tensor, key: Tensor, value: Tensor, need_weights: bool = False
+    ) -> tuple[Tensor, Tensor | None]:
+        """query (F, N, d), key and value (F, M, d) -> (F, N, d), and the weights (F, N, M) if they are needed."""
+        if need_weights:
+            return super().forward(query, key, value)
+        weights, biases = self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3)
+        projected = (F.linear(*parts) for parts in zip((query, key, value), weights, biases, strict=True))
+        queries, keys, values = (each.unflatten(2, (self.num_heads, -1)).transpose(1, 2) for each in projected)
+        dropout = self.dropout if self.training else 0.0
+        attended = F.scaled_dot_product_attention(queries, keys, values, dropout_p=dropout)
+        return self.out_proj(attended.transpose(1, 2).flatten(2)), None
+
+
 class AttentionLayer(nn.Module):
     """Attention with residual, eqs. (3) and (6), followed as in Mask2Former by a feed-forward network; post-norm."""
 
     def __init__(self, hidden_dim: int, num_heads: int, dim_feedforward: int, dropout: float):
         super().__init__()
-        self.attention = nn.MultiheadAttention(hidden_dim, num_heads, dropout=dropout, batch_first=True)
+        self.attention = Attention(hidden_dim, num_heads, dropout=dropout, batch_first=True)
         self.attention_norm = nn.LayerNorm(hidden_dim)
         last = nn.Linear(dim_feedforward, hidden_dim)
         self.feedforward = nn.Sequential(nn.Linear(hidden_dim, dim_feedforward), nn.ReLU(inplace=True), last)
@@ -92,7 +113,7 @@ class AttentionLayer(nn.Module):
 
     def forward(self, queries: Tensor, query_positions: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         """queries (F, N, d), their positions (N, d), keys and values (F, M, d) -> (F, N, d)."""
-        attended, _ = self.attention(queries + query_positions, keys, values, need_weights=False)
+        attended, _ = self.attention(queries + query_positions, keys, values)
         queries = self.attention_norm(queries + attended)
         return self.feedforward_norm(queries + self.feedforward(queries))
 

@@ -1,0 +1,140 @@
+"""Throughput of models on one card, as a Markdown table that grows while it is measured."""
+
+import gc
+import platform
+import statistics
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from functools import cache, partial
+from itertools import product
+from pathlib import Path
+
+import torch
+from detectron2.config import CfgNode
+
+from transavs.analysis.benchmark import STEPS, BenchmarkModel, Workload
+from transavs.analysis.timing import interleaved_times, peak_memory
+from transavs.utils.errors import one_line
+
+PRECISIONS = (torch.bfloat16, torch.float32)
+HEADER = ("model", "step", "precision", "compiled", "clips", "images/s", "ms", "% of peak", "peak MB")
+# Most tera floating point operations a second of a card, by the maker's tables, for dense matrices: in bfloat16 with
+# sums in float32, and in TF32, in which PyTorch's convolutions compute on float32 by default.
+PEAKS = {
+    "NVIDIA A100-SXM4-40GB": (312.0, 156.0),
+    "NVIDIA A100-SXM4-80GB": (312.0, 156.0),
+    "NVIDIA A100-PCIE-40GB": (312.0, 156.0),
+    "NVIDIA A100 80GB PCIe": (312.0, 156.0),
+    "NVIDIA GeForce RTX 3090": (71.2, 35.6),
+    "NVIDIA GeForce RTX 4090": (165.2, 82.6),
+    "NVIDIA H100 80GB HBM3": (989.4, 494.7),
+    "NVIDIA H100 PCIe": (756.5, 378.0),
+    "NVIDIA H200": (989.4, 494.7),
+    "NVIDIA L4": (121.0, 60.5),
+    "NVIDIA L40S": (362.0, 183.0),
+}
+
+
+def write_report(
+    path: Path, configs: Mapping[str, CfgNode], workload: Workload, clips: Sequence[int], rounds: int, command: str
+) -> None:
+    """Measure models one by one and write each row as soon as it is measured.
+
+    A row that does not fit into memory, or cannot be run for another reason, says so, and the next one follows.
+
+    Args:
+        path: of the Markdown file.
+        configs: by name, of one size of clips and one device.
+        workload: of each row but for clips and precision; with a compiler, rows without it come first.
+        clips: numbers of clips in a batch.
+        rounds: measurements of each step.
+        command: that the report was asked for by.
+    """
+    with path.open("w", encoding="utf-8") as file:
+        for line in _lines(configs, workload, clips, rounds, command):
+            file.write(f"{line}\n")
+            file.flush()
+
+
+def _lines(
+    configs: Mapping[str, CfgNode], workload: Workload, clips: Sequence[int], rounds: int, command: str
+) -> Iterator[str]:
+    input_format, device = next((cfg.INPUT, torch.device(cfg.MODEL.DEVICE)) for cfg in configs.values())
+    name = device_name(device)
+    peaks = dict(zip(PRECISIONS, PEAKS[name], strict=True)) if name in PEAKS else {}
+
+    @cache
+    def flops(model: str, step: str) -> int:
+        """Of one clip; a batch has as many times so many."""
+        return BenchmarkModel(configs[model], replace(workload, clips=1, compiler="")).flops(step)
+
+    yield (
+        f"{name}, torch {torch.__version__}, {datetime.now(UTC).date()}: `{command}`. Clips of "
+        f"{input_format.NUM_FRAMES} frames of {input_format.IMAGE_SIZE} pixels, {workload.labeled} of them labeled in "
+        f"training, random weights; medians of {rounds} steps."
+    )
+    yield ""
+    yield _share_note(name, peaks)
+    yield ""
+    yield _row(HEADER)
+    yield _row("---:" if column in HEADER[4:] else ":---" for column in HEADER)
+    compilers = dict.fromkeys(("", workload.compiler))
+    for compiler, model, step, precision, number in product(compilers, configs, STEPS, PRECISIONS, clips):
+        row = replace(workload, clips=number, precision=precision, compiler=compiler)
+        digits = str(precision).removeprefix("torch.")
+        begin = (model, step, digits, compiler or "no", str(number))
+        found = _measured(partial(_seconds_and_bytes, configs[model], row, step, rounds))
+        if isinstance(found, str):
+            yield _row((*begin, found, "", "", ""))
+            continue
+        seconds, memory = found
+        share = ""
+        if precision in peaks:
+            operations = flops(model, step) * number / seconds
+            share = f"{100 * operations / (1e12 * peaks[precision]):.1f}"
+        images = number * input_format.NUM_FRAMES / seconds
+        yield _row((*begin, f"{images:.1f}", f"{1e3 * seconds:.1f}", share, f"{memory / 1e6:.0f}"))
+
+
+def _seconds_and_bytes(cfg: CfgNode, workload: Workload, step: str, rounds: int) -> tuple[float, int]:
+    """Median seconds of a step, and the most memory that it takes."""
+    subject = BenchmarkModel(cfg, workload)
+    if step == "inference":
+        subject.optimize_for_inference()
+    subject.compile(step)
+    run = getattr(subject, step)
+    times = interleaved_times({step: run}, rounds, subject.device)
+    return statistics.median(times[step]), peak_memory(run, subject.device)
+
+
+def _measured(measure: Callable[[], tuple[float, int]]) -> tuple[float, int] | str:
+    """What ``measure`` returns, or why there is nothing; leaves no memory taken."""
+    try:
+        return measure()
+    except RuntimeError as error:  # also of compilers
+        return "out of memory" if isinstance(error, torch.OutOfMemoryError) else f"failed: {one_line(error)}"
+    finally:
+        torch.compiler.reset()
+        gc.collect()
+        torch.cuda.empty_cache()
+
+
+def device_name(device: torch.device) -> str:
+    """Name a card as its driver does, and a CPU by its kind and the threads that are used."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{platform.machine()} {device.type}, {torch.get_num_threads()} threads"
+
+
+def _share_note(name: str, peaks: Mapping[torch.dtype, float]) -> str:
+    if not peaks:
+        return f"The peak of this device ({name}) is not known, so there is no share of it."
+    return (
+        "Share of the peak: counted operations, those of one clip times the clips, by time and by the card's "
+        f"{peaks[torch.bfloat16]:.0f} TFLOP/s in bfloat16 and {peaks[torch.float32]:.0f} in TF32."
+    )
+
+
+def _row(cells: Iterator[str] | Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
