@@ -44,6 +44,7 @@ KEPT_SECONDS = 3600  # how long an uploaded or a drawn file is kept
 VIDEO_HEIGHT = 360
 RATES = (("1", 1), ("2", 2), ("5", 5), ("10", 10), ("every frame", 0))
 USER = "visitor"
+CAMERA = {"width": {"ideal": 640}, "height": {"ideal": 480}}  # gradio would ask for 1920 x 1440
 FONT = gr.themes.LocalFont("Source Sans Pro", weights=(400, 700))  # comes with gradio
 CSS = """
 .gradio-container { max-width: 1180px !important; margin: 0 auto !important; }
@@ -173,6 +174,7 @@ class Page:
                 given = gr.Video(
                     label="Video",
                     sources=["upload", "webcam"],
+                    webcam_options=gr.WebcamOptions(constraints={"video": CAMERA}),
                     height=VIDEO_HEIGHT,
                     min_width=320,
                     elem_id="given",
