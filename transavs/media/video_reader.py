@@ -13,13 +13,13 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO
 
 import av
 import numpy as np
 
 from transavs.media.audio_file import SAMPLE_RATE
-from transavs.media.audio_stream import Sound, like_frames
+from transavs.media.audio_stream import like_frames
 from transavs.media.container import check_sound, open_media
 from transavs.utils.errors import AVSInputError, one_line
 from transavs.utils.limits import MAX_PIXELS
@@ -54,8 +54,8 @@ class VideoFrame:
         return np.ascontiguousarray(np.rot90(image, round(self._decoded.rotation / QUARTER)))
 
 
-class VideoSource(Sound, Protocol):
-    """Pictures and their sound; a :class:`Video` is one.
+class Video:
+    """A video file with a sound track, or a part of one; opened anew for each pass.
 
     Attributes:
         name: for messages.
@@ -65,19 +65,6 @@ class VideoSource(Sound, Protocol):
         sample_rate: of the sound, in Hz.
         channels: of the sound.
     """
-
-    name: str
-    height: int
-    width: int
-    frame_rate: float
-    duration: float
-
-    def frames(self) -> Iterator[VideoFrame]:
-        """All frames in the order and at the times at which they are shown."""
-
-
-class Video:
-    """A video file with a sound track, or a part of one; opened anew for each pass. See :class:`VideoSource`."""
 
     def __init__(
         self,
@@ -297,9 +284,7 @@ def open_video(source: str | Path | BinaryIO) -> Iterator[Video]:
         yield Video(copy, name=str(getattr(source, "name", "the given video")))
 
 
-def sample_frames(
-    video: VideoSource, rate: float, seen: Callable[[VideoFrame], None] | None = None
-) -> Iterator[VideoFrame]:
+def sample_frames(video: Video, rate: float, seen: Callable[[VideoFrame], None] | None = None) -> Iterator[VideoFrame]:
     """The frames shown in the middle of each interval of 1 / ``rate`` seconds, each once; all frames for rate 0.
 
     At one frame a second these are the frames at 0.5 s, 1.5 s, ...; a video shorter than that gives its last frame.
