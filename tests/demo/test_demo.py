@@ -14,10 +14,12 @@ from pycocotools.coco import COCO
 from transavs import AVSInputError
 from transavs.checkpoint.checkpointer import AVSCheckpointer
 from transavs.data.synthetic.video import write_synthetic_video
+from transavs.demo import outputs
 from transavs.demo.loudness import LoudnessStrip, loudness_levels, loudness_per_second
 from transavs.demo.process_videos import Targets, find_videos, segment_video, segment_videos
 from transavs.inference.predictor import AVSPredictor
 from transavs.media.video_reader import Video
+from transavs.media.video_writer import VideoWriter
 from transavs.modeling.meta_arch import AVSModel
 
 
@@ -59,6 +61,28 @@ def test_overlay_masks_and_coco_file_agree(rate: float, tmp_path: Path):
     # What is not marked is dimmed.
     assert corner[5][0] > 200 > 180 > corner[15][0] > 100
     assert len(np.concatenate(list(overlay.sound(16000)), 1)[0]) == pytest.approx(3 * 16000, abs=1100)
+
+
+def test_frames_that_take_too_much_memory_are_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    path = make_video(tmp_path / "a.mp4", seconds=3, frame_rate=10, size=(64, 96))
+    frame = next(Video(path).frames()).num_bytes
+    assert frame >= 64 * 96 * 3 / 2  # as decoded, two bytes for each pixel's color are shared by four
+    for name, limit in (("held", 30 * frame), ("read", 3 * frame), ("every", 0)):
+        monkeypatch.setattr(outputs, "HELD_BYTES", limit)
+        segment_video(AVSPredictor(RedWhenLoud()), path, Targets(tmp_path / f"{name}.mp4"), rate=2)
+    held, *others = ((tmp_path / f"{name}.mp4").read_bytes() for name in ("held", "read", "every"))
+    assert others == [held, held]
+
+
+def test_what_the_encoder_refuses_ends_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def refuse(writer: VideoWriter, pixels: np.ndarray, time: float) -> None:
+        raise OSError("no space left")
+
+    path = make_video(tmp_path / "a.mp4", seconds=3, frame_rate=10, size=(64, 96))
+    monkeypatch.setattr(VideoWriter, "write", refuse)
+    with pytest.raises(OSError, match="no space left"):
+        segment_video(AVSPredictor(RedWhenLoud()), path, Targets(tmp_path / "o.mp4"), rate=2)
+    assert [file.name for file in tmp_path.iterdir()] == ["a.mp4"]
 
 
 def test_the_strip_moves_and_shows_what_is_loud(tmp_path: Path):
