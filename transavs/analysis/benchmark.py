@@ -147,6 +147,14 @@ class BenchmarkModel:
         else:
             self.run = torch.compile(self.model, backend=self.compiler)
 
+    def prepare(self, step: str) -> Step:
+        """Make the model what a step of :data:`STEPS` runs, and return the step."""
+        if step == "inference":
+            self.optimize_for_inference()
+        self.compile(step)
+        run: Step = getattr(self, step)
+        return run
+
     @torch.inference_mode()
     def inference(self) -> None:
         """Predict the clips."""
@@ -183,10 +191,7 @@ def step_peak(cfg: CfgNode, workload: Workload, step: str) -> int:
     """Measure the most bytes that this process, or its GPU, holds during a step of :data:`STEPS`."""
     flush_subnormal_numbers()
     model = BenchmarkModel(cfg, workload)
-    if step == "inference":
-        model.optimize_for_inference()
-    model.compile(step)
-    run = getattr(model, step)
+    run = model.prepare(step)
     run()  # makes the optimizer's state, and compiles
     return peak_memory(run, model.device)
 

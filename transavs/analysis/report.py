@@ -66,7 +66,7 @@ def _lines(
 
     @cache
     def flops(model: str, step: str) -> int:
-        """Of one clip; a batch has as many times so many."""
+        """Count the operations of one clip; a batch has as many times so many."""
         return BenchmarkModel(configs[model], replace(workload, clips=1, compiler="")).flops(step)
 
     yield (
@@ -100,16 +100,13 @@ def _lines(
 def _seconds_and_bytes(cfg: CfgNode, workload: Workload, step: str, rounds: int) -> tuple[float, int]:
     """Median seconds of a step, and the most memory that it takes."""
     subject = BenchmarkModel(cfg, workload)
-    if step == "inference":
-        subject.optimize_for_inference()
-    subject.compile(step)
-    run = getattr(subject, step)
+    run = subject.prepare(step)
     times = interleaved_times({step: run}, rounds, subject.device)
     return statistics.median(times[step]), peak_memory(run, subject.device)
 
 
 def _measured(measure: Callable[[], tuple[float, int]]) -> tuple[float, int] | str:
-    """What ``measure`` returns, or why there is nothing; leaves no memory taken."""
+    """Return what ``measure`` does, or why there is nothing; leave no memory taken."""
     try:
         return measure()
     except RuntimeError as error:  # also of compilers

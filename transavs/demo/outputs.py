@@ -105,7 +105,6 @@ class OverlayVideo(Output):
         self._writer = VideoWriter(path, size, video.frame_rate, **sound_of(heard or video))
         self._video, self._frames = video, frames
         self._held: deque[VideoFrame] = deque()  # that no prediction has decided yet
-        self._held_bytes = 0
         self._last: tuple[float, np.ndarray] | None = None  # time and mask of the last prediction
         self._names: Sequence[str] = ()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="draw")
@@ -118,15 +117,11 @@ class OverlayVideo(Output):
         """
         if self._frames is not None:
             return
-        self._hold(frame)
-        if self._held_bytes > HELD_BYTES:
+        self._held.append(frame)
+        if len(self._held) * frame.num_bytes > HELD_BYTES:
             first = self._held[0].index
             self._held.clear()
             self._frames = (again for again in self._video.frames() if again.index >= first)
-
-    def _hold(self, frame: VideoFrame) -> None:
-        self._held.append(frame)
-        self._held_bytes += frame.num_bytes
 
     def add(self, prediction: FramePrediction, objects: Sequence[SoundingObject]) -> None:
         if self._last is not None:  # a frame between two predictions shows the nearer one
@@ -143,12 +138,8 @@ class OverlayVideo(Output):
 
     def _next_before(self, time: float) -> VideoFrame | None:
         if not self._held and self._frames is not None:
-            for frame in islice(self._frames, 1):
-                self._hold(frame)
-        if not self._held or self._held[0].time >= time:
-            return None
-        self._held_bytes -= self._held[0].num_bytes
-        return self._held.popleft()
+            self._held.extend(islice(self._frames, 1))
+        return self._held.popleft() if self._held and self._held[0].time < time else None
 
     def _draw(self, frame: VideoFrame, mask: np.ndarray, names: Sequence[str]) -> None:
         pixels = frame.pixels()
@@ -215,7 +206,8 @@ class MaskArchive(Output):
 
     def add(self, prediction: FramePrediction, objects: Sequence[SoundingObject]) -> None:
         _, encoded = cv2.imencode(".png", mask_image(prediction, objects))
-        self._archive.writestr(f"{prediction.index:06d}_{prediction.time:.3f}s.png", encoded.tobytes())
+        name = Path(mask_name(prediction))
+        self._archive.writestr(f"{name.stem}_{prediction.time:.3f}s{name.suffix}", encoded.tobytes())
 
     def close(self, complete: bool) -> None:
         try:

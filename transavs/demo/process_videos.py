@@ -104,14 +104,14 @@ def segment_video(
             outputs.append(stack.enter_context(MaskFiles(targets.masks)))
         if targets.coco is not None:
             outputs.append(stack.enter_context(CocoFile(video, targets.coco, levels)))
-        end = 0.0
+        reached = 0.0
         sound = None if heard is None else heard.sound(predictor.format.front_end.sample_rate)
         for frame in with_progress(predictor.predict_video(video, rate, sound, seen), video):
             objects = frame.objects(threshold)
             for output in outputs:
                 output.add(frame, objects)
-            end = frame.time
-    return max(end, video.duration) / (time.perf_counter() - started)
+            reached = frame.time
+    return max(reached, video.duration) / (time.perf_counter() - started)
 
 
 def with_progress(clips: Iterable[ClipPrediction], video: Video) -> Iterator[FramePrediction]:

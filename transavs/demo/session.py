@@ -260,7 +260,7 @@ class DemoSession:
 
 
 class Visit:
-    """What is kept for a visitor: the last run."""
+    """Keeps the last run of a visitor."""
 
     def __init__(self) -> None:
         self.run: DemoSession | None = None

@@ -120,7 +120,7 @@ class Video:
         with self._opened() as container:
             if container.format.name.endswith("_pipe") or container.format.name == "image2":
                 raise AVSInputError(f"{self.name} is an image: name a video with sound")
-            picture, sound = best_streams(container)
+            picture, sound = _streams(container)
             if picture is None:
                 raise AVSInputError(f"{self.name} holds no moving picture: name a video with sound")
             if sound is None and needs_sound:
@@ -146,7 +146,7 @@ class Video:
         """Take length and frame rate from the packets: what a browser records of a camera announces neither."""
         first, last, count = float("inf"), 0.0, 0
         with self._opened() as container, suppress(av.FFmpegError):  # a damaged file is used as far as it goes
-            picture, _ = best_streams(container)
+            picture, _ = _streams(container)
             for packet in container.demux(picture):
                 if packet.pts is not None:
                     time = float(packet.pts * packet.time_base)
@@ -171,7 +171,7 @@ class Video:
         """Decoded frames of the "video" or "audio" track; what is damaged is left out with one warning."""
         damaged, end = 0, 0.0
         with self._opened() as container:
-            stream = dict(zip(("video", "audio"), best_streams(container), strict=True))[kind]
+            stream = dict(zip(("video", "audio"), _streams(container), strict=True))[kind]
             if stream is None:
                 return
             if self._seek is not None and container.format.name != "mpegts":  # FFmpeg guesses the place there
@@ -227,21 +227,21 @@ class Video:
         left = round((self._end - self._start) * sample_rate) if self._end < float("inf") else sys.maxsize
         for run in like_frames(self._decoded("audio")):
             first = next(run)
-            resample = resampler(first, sample_rate, layout or first.layout.name, start + given)
+            resample = _resampler(first, sample_rate, layout or first.layout.name, start + given)
             for frame in chain([first], run, [None]):
                 for block in resample(frame):
                     given += block.shape[1]
                     yield block[:, : left - given + block.shape[1]]
 
 
-def best_streams(container: Any) -> tuple[Any, Any]:
+def _streams(container: Any) -> tuple[Any, Any]:
     """The first moving picture, which a cover is not, and the best sound track; None where there is none."""
     pictures = [s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
     sounds = [s for s in container.streams.audio if s.codec_context is not None and s.codec_context.sample_rate]
     return next(iter(pictures), None), next(iter(sounds), None)
 
 
-def resampler(frame: Any, sample_rate: int, layout: str, first_sample: int) -> Callable[[Any], Iterator[np.ndarray]]:
+def _resampler(frame: Any, sample_rate: int, layout: str, first_sample: int) -> Callable[[Any], Iterator[np.ndarray]]:
     """A function from decoded frames (None at the end) to blocks of float32 (channels, n).
 
     FFmpeg's aresample keeps to the time stamps: it fills gaps with silence and cuts or fills the start.
