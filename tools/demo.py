@@ -1,8 +1,10 @@
 #!/usr/bin/env python
 """Mark what sounds in videos: tools/demo.py --input video.mp4 --output marked.mp4.
 
-Any file that FFmpeg reads. Several inputs, or a folder, make --output, --masks and --json folders, in which each
-video has a result of its own name; those that are there already are left out.
+Any file that FFmpeg reads, or a folder of images with a sound file. Several inputs, or a folder of videos, make
+--output, --masks and --json folders, in which each video has a result of its own name; those that are there already
+are left out. --input camera, a device such as /dev/video1 or an address such as rtsp://... is marked live, until it
+ends or Ctrl-C; --output can be watched meanwhile.
 """
 
 import argparse
@@ -12,14 +14,18 @@ from pathlib import Path
 from detectron2.utils.logger import setup_logger
 
 from transavs.demo.arguments import add_model_arguments, load_predictor
-from transavs.demo.process_videos import Targets, find_videos, segment_video, segment_videos
+from transavs.demo.process_videos import Targets, find_videos, result_name, segment_video, segment_videos
 from transavs.utils.command_line import USAGE_ERROR, run_tool
 from transavs.utils.errors import AVSInputError
+
+PATIENCE = 5.0
 
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--input", type=Path, nargs="+", required=True, help="videos, or folders of videos")
+    parser.add_argument(
+        "--input", nargs="+", required=True, help="videos, folders of videos or of images, camera, or addresses"
+    )
     parser.add_argument("--output", type=Path, help="video to write; by default NAME_sounding.mp4, beside --masks none")
     parser.add_argument("--masks", type=Path, help="folder for the masks as PNG, named by frame")
     parser.add_argument("--json", type=Path, help="file for the masks, a COCO data set")
@@ -27,6 +33,15 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--audio", metavar="FILE|mute|noise", help="to hear and play in place of the video's own sound")
     parser.add_argument("--start", type=float, default=0.0, help="second of the video to begin at")
     parser.add_argument("--end", type=float, help="second of the video to end before")
+    parser.add_argument("--input-fps", type=float, help="images per second of a folder; by default as its sound lasts")
+    parser.add_argument(
+        "--follow",
+        type=float,
+        nargs="?",
+        const=PATIENCE,
+        metavar="SECONDS",
+        help=f"the video is still being written, until it has not grown for so long, {PATIENCE:.0f} if not given",
+    )
     add_model_arguments(parser)
     parser.add_argument("--threshold", type=float, help="score above which a pixel sounds; 0.5 by default")
     parser.add_argument(
@@ -35,8 +50,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--overlap", type=int, help="seconds that neighboring windows share, see AVSPredictor")
     args = parser.parse_args()
     if args.output is None and args.masks is None and args.json is None:
-        single = len(args.input) == 1 and not args.input[0].is_dir()
-        args.output = Path(f"{args.input[0].stem}_sounding.mp4" if single else "sounding")
+        is_single = find_videos(args.input) == args.input[:1]
+        args.output = Path(f"{result_name(args.input[0])}_sounding.mp4" if is_single else "sounding")
     return args
 
 
@@ -52,20 +67,21 @@ def main() -> None:
         "audio": args.audio,
         "start": args.start,
         "end": args.end,
+        "frame_rate": args.input_fps,
+        "patience": args.follow,
     }
     predictor = load_predictor(args, overlap=args.overlap, smoothing=args.smoothing)
     if videos == args.input[:1]:
         targets = Targets(args.output, args.masks, args.json)
-        speed = segment_video(predictor, videos[0], targets, **options)
-        sys.stdout.write(f"{videos[0]}: done at {speed:.2f} x real time\n")
+        sys.stdout.write(f"{videos[0]}: {segment_video(predictor, videos[0], targets, **options)}\n")
         return
     targets_of = [
         Targets(
-            overlay=args.output and args.output / f"{path.stem}.mp4",
-            masks=args.masks and args.masks / path.stem,
-            coco=args.json and args.json / f"{path.stem}.json",
+            overlay=args.output and args.output / f"{name}.mp4",
+            masks=args.masks and args.masks / name,
+            coco=args.json and args.json / f"{name}.json",
         )
-        for path in videos
+        for name in map(result_name, videos)
     ]
     failed = segment_videos(predictor, videos, targets_of, **options)
     sys.stdout.write(f"{len(videos) - failed} of {len(videos)} videos done\n")

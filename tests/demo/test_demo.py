@@ -164,8 +164,9 @@ def test_videos_of_one_name_are_told_apart_by_the_user(tmp_path: Path):
     for name in ("a.mp4", "a.mkv", "b.mp4"):
         (tmp_path / name).touch()
     with pytest.raises(AVSInputError, match=r"a\.mkv and .*a\.mp4 would have results of the same name: rename one"):
-        find_videos([tmp_path])
-    assert find_videos([tmp_path / "a.mp4", tmp_path / "b.mp4"]) == [tmp_path / "a.mp4", tmp_path / "b.mp4"]
+        find_videos([str(tmp_path)])
+    given = [str(tmp_path / "a.mp4"), str(tmp_path / "b.mp4")]
+    assert find_videos(given) == given
 
 
 def test_a_silent_video_is_said_to_be_silent(run_here, weights: Path, tmp_path: Path):

@@ -13,7 +13,8 @@ from PIL import Image
 
 from transavs.inference.predictor import AVSPredictor
 from transavs.media.audio_stream import SoundAround
-from transavs.media.video_reader import Video, VideoFrame, open_video, sample_frames
+from transavs.media.frames import VideoFrame, sample_frames
+from transavs.media.video_reader import Video, open_video
 from transavs.media.video_writer import VideoWriter, sound_of
 from transavs.utils.errors import AVSInputError
 

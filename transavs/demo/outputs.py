@@ -17,12 +17,12 @@ from typing import Any, TextIO
 import cv2
 import numpy as np
 
-from transavs.demo.loudness import LoudnessStrip, loudness_per_second
+from transavs.demo.loudness import LoudnessStrip, RunningStrip, loudness_per_second
 from transavs.evaluation.prediction_writer import WHITE
 from transavs.inference.prediction import FramePrediction, SoundingObject
 from transavs.media.audio_stream import Sound
+from transavs.media.frames import VideoFrame, VideoSource
 from transavs.media.images import coco_annotation, coco_categories
-from transavs.media.video_reader import Video, VideoFrame
 from transavs.media.video_writer import VideoWriter, sound_of
 from transavs.utils.atomic_files import write_image
 from transavs.utils.errors import AVSInputError
@@ -80,9 +80,9 @@ class OverlayVideo(Output):
 
     def __init__(
         self,
-        video: Video,
+        video: VideoSource,
         path: str | Path,
-        levels: np.ndarray,
+        levels: np.ndarray | None,
         heard: Sound | None = None,
         max_side: int | None = None,
         frames: Iterator[VideoFrame] | None = None,
@@ -91,7 +91,8 @@ class OverlayVideo(Output):
         Args:
             video: that is predicted.
             path: of the file, see :class:`transavs.media.video_writer.VideoWriter`.
-            levels: see :func:`transavs.demo.loudness.loudness_levels`.
+            levels: see :func:`transavs.demo.loudness.loudness_levels`; None of a live video, which can be watched as it
+                is written, above the loudness of the last seconds.
             heard: to be played in place of the video's own sound.
             max_side: larger frames are drawn smaller, with their longer side so many pixels long.
             frames: of the video; None where they are given to :meth:`keep`.
@@ -100,9 +101,11 @@ class OverlayVideo(Output):
         height, width = (max(1, round(shrink * side)) for side in (video.height, video.width))
         self._drawn_size = (width, height)  # in OpenCV's order
         strip_height = max(STRIP_PIXELS, round(STRIP_SHARE * height))
-        self._strip = LoudnessStrip(levels, video.duration, (strip_height, width))
-        size = (height + strip_height, width)
-        self._writer = VideoWriter(path, size, video.frame_rate, **sound_of(heard or video))
+        strip_size = (strip_height, width)
+        self._strip = RunningStrip(strip_size) if levels is None else LoudnessStrip(levels, video.duration, strip_size)
+        self._writer = VideoWriter(
+            path, (height + strip_height, width), video.frame_rate, **sound_of(heard or video), live=levels is None
+        )
         self._video, self._frames = video, frames
         self._held: deque[VideoFrame] = deque()  # that no prediction has decided yet
         self._last: tuple[float, np.ndarray] | None = None  # time and mask of the last prediction
@@ -113,12 +116,16 @@ class OverlayVideo(Output):
     def keep(self, frame: VideoFrame) -> None:
         """Take the next frame of the video, to be drawn when the prediction has come that decides what it shows.
 
-        Where those that wait take too much memory they are read again from the video.
+        Where those that wait take too much memory they are read again from the video; of a live one the oldest go.
         """
         if self._frames is not None:
             return
         self._held.append(frame)
-        if len(self._held) * frame.num_bytes > HELD_BYTES:
+        if len(self._held) * frame.num_bytes <= HELD_BYTES:
+            return
+        if isinstance(self._strip, RunningStrip):
+            self._held.popleft()
+        else:
             first = self._held[0].index
             self._held.clear()
             self._frames = (again for again in self._video.frames() if again.index >= first)
@@ -127,6 +134,8 @@ class OverlayVideo(Output):
         if self._last is not None:  # a frame between two predictions shows the nearer one
             self._draw_until((self._last[0] + prediction.time) / 2, self._last[1])
         self._names = prediction.class_names
+        if isinstance(self._strip, RunningStrip):
+            self._strip.hear(prediction.time, prediction.loudness)
         mask = class_map(objects, prediction.size)
         self._last = prediction.time, cv2.resize(mask, self._drawn_size, interpolation=cv2.INTER_NEAREST)
 
@@ -224,21 +233,16 @@ class CocoFile(Output):
     Its images are called as :class:`MaskFiles` calls masks: by the frame's index.
     """
 
-    def __init__(self, video: Video, path: str | Path, levels: np.ndarray):
+    def __init__(self, video: VideoSource, path: str | Path, levels: np.ndarray | None):
         """
         Args:
             video: that is predicted.
             path: of the file.
-            levels: see :func:`transavs.demo.loudness.loudness_levels`.
+            levels: see :func:`transavs.demo.loudness.loudness_levels`; None of a live video.
         """
         self._path = Path(path)
         self._partial = self._path.with_name(f".{self._path.name}.partial")
-        self._about = {
-            "video": video.name,
-            "duration": video.duration,
-            "frame_rate": video.frame_rate,
-            "loudness_db": loudness_per_second(levels),
-        }
+        self._video, self._levels = video, levels
         self._images: list[dict[str, Any]] = []
         self._categories: list[dict[str, Any]] = []
         self._annotations = 0
@@ -261,7 +265,10 @@ class CocoFile(Output):
             self._file.write(("," if self._annotations > 1 else "") + "\n" + json.dumps(annotation))
 
     def close(self, complete: bool) -> None:
-        rest = {"images": self._images, "categories": self._categories, "info": self._about}
+        about = {"video": self._video.name, "duration": self._video.duration, "frame_rate": self._video.frame_rate}
+        if self._levels is not None:
+            about["loudness_db"] = loudness_per_second(self._levels)
+        rest = {"images": self._images, "categories": self._categories, "info": about}
         self._file.write("],\n" + json.dumps(rest)[1:] + "\n")
         self._file.close()
         if complete:

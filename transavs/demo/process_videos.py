@@ -1,9 +1,11 @@
 """One video or many -> overlays, masks and COCO files."""
 
 import logging
+import re
+import signal
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,10 @@ from transavs.demo.outputs import CocoFile, MaskFiles, Output, OverlayVideo
 from transavs.inference.prediction import ClipPrediction, FramePrediction
 from transavs.inference.predictor import AVSPredictor
 from transavs.media.audio_stream import sound_named
-from transavs.media.video_reader import Video
+from transavs.media.frames import VideoSource
+from transavs.media.image_folder import images_in
+from transavs.media.live import LiveVideo
+from transavs.media.sources import is_live, open_source
 from transavs.utils.errors import AVSInputError
 
 VIDEO_SUFFIXES = {".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ts", ".webm", ".wmv"}
@@ -36,64 +41,77 @@ class Targets:
         return all(path.exists() for path in (self.overlay, self.masks, self.coco) if path is not None)
 
 
-def find_videos(inputs: Sequence[Path]) -> list[Path]:
-    """The given files, and of folders the files with a video's suffix, by name; hidden ones are left out.
+def find_videos(inputs: Sequence[str]) -> list[str]:
+    """What is given, and of folders the files with a video's suffix, by name; hidden ones are left out.
+
+    A folder without videos that holds images is one video.
 
     Raises:
         AVSInputError: a folder holds none, or two have the same name, and so would their results.
     """
-    found: list[Path] = []
-    for path in inputs:
-        if not path.is_dir():
-            found.append(path)
+    found: list[str] = []
+    for name in inputs:
+        path = Path(name)
+        if is_live(name) or not path.is_dir():
+            found.append(name)
             continue
         files = sorted(file for file in path.iterdir() if file.suffix.lower() in VIDEO_SUFFIXES)
         inside = [file for file in files if not file.name.startswith(".")]  # results of "...mp4" would lie elsewhere
-        if not inside:
-            raise AVSInputError(f"the folder {path} holds no video ({' '.join(sorted(VIDEO_SUFFIXES))}): name another")
-        found += inside
-    by_name: dict[str, Path] = {}
-    for path in found:
-        if (other := by_name.setdefault(path.stem, path)) is not path:
-            raise AVSInputError(f"{other} and {path} would have results of the same name: rename one of them")
+        if not inside and not images_in(path):
+            suffixes = " ".join(sorted(VIDEO_SUFFIXES))
+            raise AVSInputError(f"the folder {path} holds no video ({suffixes}) and no images: name another")
+        found += [str(file) for file in inside] or [name]
+    by_name: dict[str, str] = {}
+    for name in found:
+        if (other := by_name.setdefault(result_name(name), name)) is not name:
+            raise AVSInputError(f"{other} and {name} would have results of the same name: rename one of them")
     return found
+
+
+def result_name(source: str) -> str:
+    """What the results of a video are called by, without a suffix."""
+    return (
+        re.sub(r"\W+", "_", source.split("://")[-1].split("@")[-1]).strip("_") if is_live(source) else Path(source).stem
+    )
 
 
 def segment_video(
     predictor: AVSPredictor,
-    path: Path,
+    source: str | Path,
     targets: Targets,
     *,
     rate: float,
     threshold: float | None = None,
     audio: str | None = None,
-    start: float = 0.0,
-    end: float | None = None,
-) -> float:
-    """Predict a video and write what ``targets`` names, with a progress bar; returns the real-time factor.
+    **options: Any,
+) -> str:
+    """Predict a video and write what ``targets`` names, with a progress bar. What is live ends by Ctrl-C.
 
     Args:
         predictor: the model.
-        path: of the video.
+        source: the video, see :func:`transavs.media.sources.open_source`.
         targets: what to write.
         rate: masks per second; 0 = every frame.
         threshold: see :meth:`transavs.inference.prediction.FramePrediction.mask`.
         audio: to hear in place of the video's own, see :func:`transavs.media.audio_stream.sound_named`.
-        start, end: of the part of it to take, see :class:`transavs.media.video_reader.Video`.
+        options: of :func:`transavs.media.sources.open_source`.
 
     Returns:
-        seconds of video per second of work.
+        how it went, in a few words.
 
     Raises:
         AVSInputError: the video cannot be read or a target not be written.
     """
     started = time.perf_counter()
-    video = Video(path, start=start, end=end, needs_sound=audio is None)
-    heard = None if audio is None else sound_named(audio, video.duration)
-    levels = loudness_levels(heard or video)
-    if is_silent(levels):
-        logging.getLogger(__name__).warning("%s is silent: what is marked in it is a guess from the picture", path)
     with ExitStack() as stack:
+        video = stack.enter_context(open_source(str(source), needs_sound=audio is None, **options))
+        live = video if isinstance(video, LiveVideo) else None
+        heard = None if audio is None else sound_named(audio, float("inf") if live else video.duration)
+        levels = None if live else loudness_levels(heard or video)
+        if levels is not None and is_silent(levels):
+            logging.getLogger(__name__).warning(
+                "%s is silent: what is marked in it is a guess from the picture", source
+            )
         outputs: list[Output] = []
         seen = None
         if targets.overlay is not None:
@@ -104,33 +122,64 @@ def segment_video(
             outputs.append(stack.enter_context(MaskFiles(targets.masks)))
         if targets.coco is not None:
             outputs.append(stack.enter_context(CocoFile(video, targets.coco, levels)))
-        reached = 0.0
+        masks, behind = 0, 0.0
+        stack.enter_context(ended_by_interrupt(live))
         sound = None if heard is None else heard.sound(predictor.format.front_end.sample_rate)
         for frame in with_progress(predictor.predict_video(video, rate, sound, seen), video):
             objects = frame.objects(threshold)
             for output in outputs:
                 output.add(frame, objects)
-            reached = frame.time
-    return max(reached, video.duration) / (time.perf_counter() - started)
+            masks += 1
+            behind = max(behind, live.newest - frame.time) if live else 0.0
+    if live is None:
+        return f"done at {video.duration / (time.perf_counter() - started):.2f} x real time"
+    return (
+        f"{live.duration:.1f} s, {masks} masks, at most {behind:.1f} s behind, {live.dropped} frames came too late for "
+        f"a mask, {live.lost} frames are lost"
+    )
 
 
-def with_progress(clips: Iterable[ClipPrediction], video: Video) -> Iterator[FramePrediction]:
-    """The frames of ``clips`` with a bar in seconds of ``video`` and its speed in multiples of real time."""
+@contextmanager
+def ended_by_interrupt(live: LiveVideo | None) -> Iterator[None]:
+    """Let Ctrl-C end a live video, so that what is written of it is finished; a second one ends the program."""
+    previous = signal.getsignal(signal.SIGINT)
+    if live is not None:
+
+        def end(*_: object) -> None:
+            signal.signal(signal.SIGINT, previous)
+            live.stop()
+
+        signal.signal(signal.SIGINT, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
+def with_progress(clips: Iterable[ClipPrediction], video: VideoSource) -> Iterator[FramePrediction]:
+    """The frames of ``clips`` with a bar in seconds of ``video``, and its speed or how far it is behind."""
+    live = video if isinstance(video, LiveVideo) else None
+    known = 0.0 if live else video.duration
     form = "{desc}: {percentage:3.0f}%|{bar}| {n:.1f}/{total:.1f} s [{elapsed}<{remaining}{postfix}]"
     started, done = time.perf_counter(), 0.0
-    with tqdm(total=video.duration or None, desc=video.path.name, bar_format=form if video.duration else None) as bar:
+    with tqdm(total=known or None, desc=Path(video.name).name, bar_format=form if known else None, unit=" s") as bar:
         for clip in clips:
             for frame in clip.frames:
                 yield frame
                 bar.update(frame.time - done)
                 done = frame.time
-                bar.set_postfix_str(f"{done / (time.perf_counter() - started):.2f} x real time", refresh=False)
-        bar.update(max(0.0, video.duration - done))
+                bar.set_postfix_str(
+                    f"{live.newest - done:.1f} s behind, {live.dropped} too late, {live.lost} lost"
+                    if live
+                    else f"{done / (time.perf_counter() - started):.2f} x real time",
+                    refresh=False,
+                )
+        bar.update(max(0.0, known - done))
 
 
 def segment_videos(
     predictor: AVSPredictor,
-    videos: Sequence[Path],
+    videos: Sequence[str],
     targets: Sequence[Targets],
     *,
     rate: float,
@@ -146,13 +195,14 @@ def segment_videos(
     """
     failed = 0
     logger = logging.getLogger(__name__)
-    for path, target in zip(videos, targets, strict=True):
+    for name, target in zip(videos, targets, strict=True):
         if target.exist():
-            logger.info("%s is done already; remove its results to do it again", path)
+            logger.info("%s is done already; remove its results to do it again", name)
             continue
         try:
-            speed = segment_video(predictor, path, target, rate=rate, threshold=threshold, **options)
-            logger.info("%s: done at %.2f x real time", path, speed)
+            logger.info(
+                "%s: %s", name, segment_video(predictor, name, target, rate=rate, threshold=threshold, **options)
+            )
         except AVSInputError as error:
             failed += 1
             logger.error("%s", error.summary)

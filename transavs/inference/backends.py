@@ -83,9 +83,15 @@ class ClipFormat:
 
 
 class InferenceBackend:
-    """A model in the form that :class:`transavs.inference.predictor.AVSPredictor` runs."""
+    """A model in the form that :class:`transavs.inference.predictor.AVSPredictor` runs.
+
+    Attributes:
+        format: of what it takes and gives.
+        takes_any_length: whether it takes clips of fewer frames than the format's, if it looks at each by itself.
+    """
 
     format: ClipFormat
+    takes_any_length = False
 
     def __call__(self, images: Tensor, log_mel: Tensor) -> Tensor:
         """
@@ -106,6 +112,8 @@ class PyTorchBackend(InferenceBackend):
         checkpoint: file that it was loaded from, and the config in place of the file's own, if there was one; None
             where it was made otherwise.
     """
+
+    takes_any_length = True
 
     def __init__(self, model: AVSModel, clip_format: ClipFormat, precision: torch.dtype = torch.float32):
         """

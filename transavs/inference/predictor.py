@@ -5,6 +5,7 @@ Shape legend: T frames of a clip, one per second, S x S the network's input, H x
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -19,7 +20,9 @@ from transavs.inference.backends import ClipFormat, InferenceBackend, PyTorchBac
 from transavs.inference.prediction import ClipPrediction, FramePrediction
 from transavs.media.audio_file import resample
 from transavs.media.audio_stream import SoundAround
-from transavs.media.video_reader import Video, VideoFrame, open_video, sample_frames
+from transavs.media.frames import VideoFrame, VideoSource, sample_frames
+from transavs.media.live import LiveVideo
+from transavs.media.video_reader import open_video
 from transavs.utils.errors import AVSInputError, one_line
 from transavs.utils.limits import MAX_CHANNELS
 
@@ -145,7 +148,7 @@ class AVSPredictor:
 
     def predict_video(
         self,
-        source: str | Path | BinaryIO | Video,
+        source: str | Path | BinaryIO | VideoSource,
         rate: float = 1.0,
         sound: Iterable[np.ndarray] | None = None,
         seen: Callable[[VideoFrame], None] | None = None,
@@ -153,30 +156,34 @@ class AVSPredictor:
         """Predict as the video is read; neither time to the first result nor memory grow with its length.
 
         Args:
-            source: path, binary file object, or opened video.
+            source: path, binary file object, or opened video; of a live one, frames that come too late are left out.
             rate: masks per second; 0 = every frame.
             sound: in place of the video's own, blocks of float32 (channels, n) at the sample rate of the model's
                 front-end, 16 kHz for VGGish, from the first frame on; it is silent after their end.
             seen: called with every frame that is read, in order, before it is sampled.
 
         Yields:
-            predictions in order, of up to T seconds; of T masks where the model looks at each second by itself.
+            predictions in order, of up to T seconds; of T masks where the model looks at each second by itself, and
+            of one where the video is live besides.
 
         Raises:
             AVSInputError: see :class:`transavs.media.video_reader.Video`.
         """
         if not 0 <= rate < np.inf:
             raise AVSInputError(f"the rate of masks is {rate}: give a number per second, or 0 for every frame")
-        if not isinstance(source, Video):
+        if not isinstance(source, VideoSource):
             with open_video(source) as video:
                 yield from self.predict_video(video, rate, sound, seen)
             return
         around = self._sound_around(source.sound(self.format.front_end.sample_rate) if sound is None else sound)
+        frames = sample_frames(source, rate, seen)
+        if isinstance(source, LiveVideo):
+            frames = source.in_time(frames)
+        middle = 0.5 / source.frame_rate  # of the time for which a frame is shown: images may last for seconds
         samples = (
-            self._sample(frame.index, frame.time, frame.pixels(), around(frame.time))
-            for frame in sample_frames(source, rate, seen)
+            self._sample(frame.index, frame.time, frame.pixels(), around(frame.time + middle)) for frame in frames
         )
-        yield from self._run(samples)
+        yield from self._run(samples, at_once=isinstance(source, LiveVideo))
 
     def predict(
         self, frames: Sequence[np.ndarray], waveform: np.ndarray | Tensor, sample_rate: int, rate: float = 1.0
@@ -225,16 +232,22 @@ class AVSPredictor:
             loudness=loudness(sound[context : len(sound) - context]),
         )
 
-    def _run(self, samples: Iterator[_Sample]) -> Iterator[ClipPrediction]:
+    def _run(self, samples: Iterator[_Sample], at_once: bool = False) -> Iterator[ClipPrediction]:
         """Windows of T seconds over a stream of samples, blended and smoothed.
 
-        Where the model looks at each second by itself a window is the next T samples, so that none waits longer.
+        Where the model looks at each second by itself a window is the next T samples, so that none waits longer; or
+        ``at_once`` one sample, where it can be.
         """
-        is_alone = not (self.overlap or self.format.uses_temporal_context)
-        window: list[list[_Sample]] = []  # samples by second
-        done: list[list[_Sample]] = []
         last: FramePrediction | None = None
-        for second in ([sample] for sample in samples) if is_alone else _seconds(samples):
+        if not (self.overlap or self.format.uses_temporal_context):
+            length = 1 if at_once and self.backend.takes_any_length else self.format.num_frames
+            while window := [[sample] for sample in islice(samples, length)]:
+                self._score(window)
+                clip, last = self._finish(window, last)
+                yield clip
+            return
+        window, done = [], []  # samples by second
+        for second in _seconds(samples):
             if len(window) == self.format.num_frames:
                 self._score(window)
                 done = window[: len(window) - self.overlap]
@@ -243,17 +256,18 @@ class AVSPredictor:
                 window = window[len(done) :]
             window.append(second)
         if window:
-            # The last window reaches back to be full, where that matters.
-            self._score([*done, *window][-self.format.num_frames :] if self.format.uses_temporal_context else window)
+            # The last window reaches back to be full.
+            self._score([*done, *window][-self.format.num_frames :])
             yield self._finish(window, last)[0]
 
     def _score(self, window: list[list[_Sample]]) -> None:
         """Let the network see clips of one sample per second, and add what it says to the samples.
 
         A second that has fewer samples than others repeats its last one, and so does a window that has fewer seconds
-        than the network expects.
+        than the network expects, where that matters.
         """
-        length = self.format.num_frames
+        is_free = self.backend.takes_any_length and not self.format.uses_temporal_context
+        length = len(window) if is_free else self.format.num_frames
         padded = window + window[-1:] * (length - len(window))
         clips = [[second[min(number, len(second) - 1)] for second in padded] for number in range(max(map(len, padded)))]
         for first in range(0, len(clips), self.batch_size):

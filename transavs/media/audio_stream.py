@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from itertools import chain, groupby
+from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -11,7 +11,7 @@ import av
 import numpy as np
 
 from transavs.media.audio_file import SAMPLE_RATE
-from transavs.media.container import check_sound, open_media
+from transavs.media.container import check_sound, like_frames, open_media
 from transavs.utils.errors import AVSInputError, one_line
 
 MUTE, NOISE = "mute", "noise"
@@ -20,7 +20,7 @@ NOISE_LEVEL = 0.1  # root mean square, -20 dB of full scale: about as loud as sp
 
 
 class Sound(Protocol):
-    """Anything that is heard; a :class:`transavs.media.video_reader.Video` is.
+    """Anything that is heard; a :class:`transavs.media.frames.VideoSource` is.
 
     Attributes:
         sample_rate: in Hz.
@@ -32,12 +32,6 @@ class Sound(Protocol):
 
     def sound(self, sample_rate: int, layout: str | None = None) -> Iterator[np.ndarray]:
         """Blocks of float32 (channels, n) in [-1, 1], see :meth:`transavs.media.video_reader.Video.sound`."""
-
-
-def like_frames(frames: Iterable[Any]) -> Iterator[Iterator[Any]]:
-    """Decoded frames of sound in runs of one form each: what is broadcast may change it on the way."""
-    for _, run in groupby(frames, lambda frame: (frame.format.name, frame.layout.name, frame.rate)):
-        yield run
 
 
 class Silence:

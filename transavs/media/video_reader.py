@@ -8,10 +8,8 @@ import logging
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -19,43 +17,18 @@ import av
 import numpy as np
 
 from transavs.media.audio_file import SAMPLE_RATE
-from transavs.media.audio_stream import like_frames
-from transavs.media.container import check_sound, open_media
+from transavs.media.container import best_streams, check_sound, open_media, steady_sound
+from transavs.media.frames import VideoFrame, upright_size
 from transavs.utils.errors import AVSInputError, one_line
 from transavs.utils.limits import MAX_PIXELS
 
 ROUNDING = 1e-6  # seconds, of time stamps
 SEEK_MARGIN = 1.0  # seconds: in some containers a seek lands a little late
 CUT_SHORT_SECONDS = 1.0  # a track that ends earlier than announced by more than this is worth a word
-QUARTER = 90
-
-
-@dataclass(frozen=True)
-class VideoFrame:
-    """One frame of a video.
-
-    Attributes:
-        index: from 0.
-        time: in seconds since the first frame.
-    """
-
-    index: int
-    time: float
-    _decoded: av.VideoFrame
-
-    @property
-    def num_bytes(self) -> int:
-        """Memory that it takes as it was decoded."""
-        return sum(plane.buffer_size for plane in self._decoded.planes)
-
-    def pixels(self) -> np.ndarray:
-        """uint8 (H, W, 3) in RGB, turned as the file asks for; converted when called."""
-        image = self._decoded.to_ndarray(format="rgb24")
-        return np.ascontiguousarray(np.rot90(image, round(self._decoded.rotation / QUARTER)))
 
 
 class Video:
-    """A video file with a sound track, or a part of one; opened anew for each pass.
+    """A video file with a sound track, or a part of one; opened anew for each pass. A VideoSource.
 
     Attributes:
         name: for messages.
@@ -113,14 +86,13 @@ class Video:
         if start:
             self._cut_off(start)
         self.duration = min(self.duration, self._end - self._start)
-        is_turned = round(first.rotation / QUARTER) % 2
-        self.height, self.width = (first.width, first.height) if is_turned else (first.height, first.width)
+        self.height, self.width = upright_size(first)
 
     def _read_header(self, needs_sound: bool) -> None:
         with self._opened() as container:
             if container.format.name.endswith("_pipe") or container.format.name == "image2":
                 raise AVSInputError(f"{self.name} is an image: name a video with sound")
-            picture, sound = _streams(container)
+            picture, sound = best_streams(container)
             if picture is None:
                 raise AVSInputError(f"{self.name} holds no moving picture: name a video with sound")
             if sound is None and needs_sound:
@@ -146,7 +118,7 @@ class Video:
         """Take length and frame rate from the packets: what a browser records of a camera announces neither."""
         first, last, count = float("inf"), 0.0, 0
         with self._opened() as container, suppress(av.FFmpegError):  # a damaged file is used as far as it goes
-            picture, _ = _streams(container)
+            picture, _ = best_streams(container)
             for packet in container.demux(picture):
                 if packet.pts is not None:
                     time = float(packet.pts * packet.time_base)
@@ -171,7 +143,7 @@ class Video:
         """Decoded frames of the "video" or "audio" track; what is damaged is left out with one warning."""
         damaged, end = 0, 0.0
         with self._opened() as container:
-            stream = dict(zip(("video", "audio"), _streams(container), strict=True))[kind]
+            stream = dict(zip(("video", "audio"), best_streams(container), strict=True))[kind]
             if stream is None:
                 return
             if self._seek is not None and container.format.name != "mpegts":  # FFmpeg guesses the place there
@@ -223,52 +195,10 @@ class Video:
         Returns:
             blocks of float32 (channels, n) in [-1, 1].
         """
-        start, given = round(self._start * sample_rate), 0
         left = round((self._end - self._start) * sample_rate) if self._end < float("inf") else sys.maxsize
-        for run in like_frames(self._decoded("audio")):
-            first = next(run)
-            resample = _resampler(first, sample_rate, layout or first.layout.name, start + given)
-            for frame in chain([first], run, [None]):
-                for block in resample(frame):
-                    given += block.shape[1]
-                    yield block[:, : left - given + block.shape[1]]
-
-
-def _streams(container: Any) -> tuple[Any, Any]:
-    """The first moving picture, which a cover is not, and the best sound track; None where there is none."""
-    pictures = [s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
-    sounds = [s for s in container.streams.audio if s.codec_context is not None and s.codec_context.sample_rate]
-    return next(iter(pictures), None), next(iter(sounds), None)
-
-
-def _resampler(frame: Any, sample_rate: int, layout: str, first_sample: int) -> Callable[[Any], Iterator[np.ndarray]]:
-    """A function from decoded frames (None at the end) to blocks of float32 (channels, n).
-
-    FFmpeg's aresample keeps to the time stamps: it fills gaps with silence and cuts or fills the start.
-    """
-    graph = av.filter.Graph()
-    nodes = [
-        graph.add_abuffer(
-            sample_rate=frame.sample_rate,
-            format=frame.format.name,
-            layout=frame.layout.name,
-            time_base=frame.time_base,
-        ),
-        graph.add("aresample", f"{sample_rate}:async=1:first_pts={first_sample}"),
-        graph.add("aformat", f"sample_fmts=fltp:sample_rates={sample_rate}:channel_layouts={layout}"),
-        graph.add("abuffersink"),
-    ]
-    graph.link_nodes(*nodes).configure()
-
-    def resample(decoded: Any) -> Iterator[np.ndarray]:
-        graph.push(decoded)
-        while True:
-            try:
-                yield graph.pull().to_ndarray()
-            except (av.error.BlockingIOError, av.error.EOFError):
-                return
-
-    return resample
+        for block in steady_sound(self._decoded("audio"), self._start, sample_rate, layout):
+            yield block[:, :left]
+            left = max(0, left - block.shape[1])
 
 
 @contextmanager
@@ -282,36 +212,3 @@ def open_video(source: str | Path | BinaryIO) -> Iterator[Video]:
         with open(copy, "wb") as file:
             shutil.copyfileobj(source, file)
         yield Video(copy, name=str(getattr(source, "name", "the given video")))
-
-
-def sample_frames(video: Video, rate: float, seen: Callable[[VideoFrame], None] | None = None) -> Iterator[VideoFrame]:
-    """The frames shown in the middle of each interval of 1 / ``rate`` seconds, each once; all frames for rate 0.
-
-    At one frame a second these are the frames at 0.5 s, 1.5 s, ...; a video shorter than that gives its last frame.
-
-    Args:
-        video: to read.
-        rate: frames per second.
-        seen: called with every frame of the video, in order, before it is sampled.
-    """
-    frames = video.frames() if seen is None else _shown_to(seen, video.frames())
-    if not rate:
-        yield from frames
-        return
-    held, given, number = None, -1, 0
-    for frame in frames:
-        while held is not None and frame.time > (number + 0.5) / rate:
-            if held.index > given:
-                yield held
-                given = held.index
-            number += 1
-        held = frame
-    is_shown = held is not None and (number + 0.5) / rate < held.time + 1 / video.frame_rate
-    if held is not None and held.index > given and (is_shown or given < 0):
-        yield held
-
-
-def _shown_to(seen: Callable[[VideoFrame], None], frames: Iterator[VideoFrame]) -> Iterator[VideoFrame]:
-    for frame in frames:
-        seen(frame)
-        yield frame

@@ -20,13 +20,16 @@ SLOWEST, FASTEST = 0.01, 1000.0  # frame rates that are announced: videos may cl
 LAYOUTS = {1: "mono", 2: "stereo", 6: "5.1"}  # by number of channels, that every player knows
 MAX_SAMPLE_RATE = 48000
 QUALITY = {"crf": "20", "preset": "veryfast"}
+AT_ONCE = {"tune": "zerolatency", "g": "25"}  # a player can begin at each of these frames
+GROWING = {"movflags": "frag_keyframe+empty_moov+default_base_moof", "flush_packets": "1"}  # the first is of .mp4
 
 
 class VideoWriter:
     """Writes H.264 and AAC beside ``path`` and renames it when it is left without an error; else nothing is left.
 
     To be used in a ``with`` statement, or closed. Sound is taken from its stream only as far as the frames have come,
-    so memory does not depend on the length.
+    so memory does not depend on the length. What is live is written to ``path`` itself, stays there, can be watched
+    while it grows, and its sound ends with its frames.
     """
 
     def __init__(
@@ -38,6 +41,7 @@ class VideoWriter:
         *,
         sample_rate: int,
         channels: int,
+        live: bool = False,
     ):
         """
         Args:
@@ -47,6 +51,7 @@ class VideoWriter:
             sound: blocks of float32 (channels, n).
             sample_rate: of them, in Hz.
             channels: 1, 2 or 6.
+            live: whether frames come in real time.
 
         Raises:
             AVSInputError: the file cannot be written or is of another kind.
@@ -56,19 +61,20 @@ class VideoWriter:
             raise AVSInputError(
                 f"{path} is no kind of video that is written: name a file ending in {', '.join(SUFFIXES)}"
             )
-        self._partial = self.path.with_name(f".{self.path.stem}.partial{self.path.suffix}")
+        self._live, self._reached = live, 0.0
+        self._partial = self.path if live else self.path.with_name(f".{self.path.stem}.partial{self.path.suffix}")
         self._sound, self._sample_rate, self._channels = iter(sound), sample_rate, channels
         self._samples = 0  # given to the encoder
         self._padding = (size[0] % 2, size[1] % 2)
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._container: Any = av.open(str(self._partial), "w")
+            self._container: Any = av.open(str(self._partial), "w", container_options=GROWING if live else {})
         except (av.FFmpegError, OSError) as error:
             raise AVSInputError(f"{path} cannot be written ({one_line(error)}): name another file") from error
         self._picture = self._container.add_stream(
             "libx264",
             rate=Fraction(min(max(frame_rate, SLOWEST), FASTEST)).limit_denominator(1001),
-            options=QUALITY,
+            options=QUALITY | AT_ONCE if live else QUALITY,
         )
         self._picture.height, self._picture.width = (side + side % 2 for side in size)
         self._picture.pix_fmt = "yuv420p"
@@ -86,6 +92,7 @@ class VideoWriter:
         if rows or columns:
             pixels = np.pad(pixels, ((0, rows), (0, columns), (0, 0)), mode="edge")
         self._write_sound(time)
+        self._reached = time
         # OpenCV converts several times as fast as FFmpeg, and to the same colors but for rounding.
         planes = cv2.cvtColor(np.ascontiguousarray(pixels), cv2.COLOR_RGB2YUV_I420)
         frame = av.VideoFrame.from_ndarray(planes.astype(np.uint8, copy=False), format="yuv420p")
@@ -117,14 +124,15 @@ class VideoWriter:
         """Write what is left of the sound and rename the file; or, where the frames broke off, remove it."""
         try:
             if complete:
-                self._write_sound(float("inf"))
+                self._write_sound(self._reached if self._live else float("inf"))
                 for stream in (self._picture, self._voice):
                     self._container.mux(stream.encode(None))
             self._container.close()
             if complete:
                 os.replace(self._partial, self.path)
         finally:
-            self._partial.unlink(missing_ok=True)
+            if not self._live:
+                self._partial.unlink(missing_ok=True)
 
 
 def sound_of(heard: Sound) -> dict[str, Any]:
