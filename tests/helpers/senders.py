@@ -11,6 +11,7 @@ from typing import Any
 
 import av
 import numpy as np
+
 from helpers.videos import make_video
 
 AT_ONCE = {"max_interleave_delta": "100000"}  # microseconds to wait for a track that has ended
