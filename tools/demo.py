@@ -8,8 +8,12 @@ ends or Ctrl-C; --output can be watched meanwhile.
 """
 
 import argparse
+import os
 import sys
 from pathlib import Path
+
+# torch's threads wait asleep, and leave their core to decoder and encoder; it is read when torch is loaded.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 from detectron2.utils.logger import setup_logger
 
