@@ -139,11 +139,11 @@ class Visitor:
         )
         self.tab.wait_for_function(is_there, arg=last, timeout=30000)
 
-    def picture(self, time: float = 1.5) -> np.ndarray:
+    def picture(self, time: float = 1.5, player: str = "#result") -> np.ndarray:
         """uint8 (SIDE, SIDE, 3): the result at a time, without its strip."""
         pixels = self.tab.evaluate(
-            """async ([time, side]) => {
-                const video = document.querySelector('#result video')
+            """async ([time, side, player]) => {
+                const video = document.querySelector(player + ' video')
                 await new Promise(done => { video.onseeked = done; video.currentTime = time })
                 const canvas = document.createElement('canvas')
                 canvas.width = canvas.height = side
@@ -151,7 +151,7 @@ class Visitor:
                 context.drawImage(video, 0, 0)
                 return Array.from(context.getImageData(0, 0, side, side).data)
             }""",
-            [time, SIDE],
+            [time, SIDE, player],
         )
         return np.array(pixels, dtype=np.uint8).reshape(SIDE, SIDE, 4)[..., :3]
 
@@ -202,6 +202,10 @@ def test_the_picture_follows_the_sound_and_the_threshold(visitor: Visitor, clip:
     visitor.tab.get_by_label("muted").check()
     visitor.start()
     assert redness(visitor.picture()) < redness(wide) - 5
+    assert "heard muted" in visitor.tab.inner_text("#result")
+    visitor.tab.wait_for_function("document.querySelector('#before video')?.readyState > 1")
+    assert "heard its own sound" in visitor.tab.inner_text("#before")  # side by side
+    assert redness(visitor.picture(player="#before")) == pytest.approx(redness(wide), abs=1)
     assert "heard silence" in visitor.tab.inner_text("#summary")
     assert level(visitor.download("#video-file", tmp_path)) < -80
 

@@ -17,6 +17,7 @@ from transavs.demo.session import (
     ANOTHER,
     MEGABYTE,
     MUTED,
+    NOISY,
     OWN,
     DemoSession,
     Drawing,
@@ -112,7 +113,7 @@ def test_a_run_is_drawn_again_without_the_network_and_plays_what_was_heard(
     tmp_path: Path, clip: Path, noise: Path, predictor: AVSPredictor
 ):
     marked, heard = {}, {}
-    for choice in (OWN, MUTED, ANOTHER):
+    for choice in (OWN, MUTED, NOISY, ANOTHER):
         video = LIMITS.open(clip)
         run = DemoSession(video, heard_with(video, choice, noise, LIMITS), tmp_path)
         run.predict(predictor, 5, LIMITS, ignore)
@@ -132,7 +133,9 @@ def test_a_run_is_drawn_again_without_the_network_and_plays_what_was_heard(
     assert max(marked[OWN]) > 0
     assert not any(marked[MUTED])
     assert max(marked[ANOTHER]) > 0
+    assert max(marked[NOISY]) > 0
     assert heard[MUTED] < -80
+    assert heard[NOISY] == pytest.approx(-20, abs=2)
     assert heard[OWN] == pytest.approx(level(clip), abs=2)
     assert heard[ANOTHER] == pytest.approx(level(noise), abs=2)
 

@@ -15,12 +15,12 @@ from transavs.demo.loudness import is_silent, loudness_levels
 from transavs.demo.outputs import CocoFile, MaskArchive, Output, OverlayVideo
 from transavs.inference.prediction import FramePrediction, SoundingObject
 from transavs.inference.predictor import AVSPredictor
-from transavs.media.audio_stream import Silence, Sound, SoundFile
+from transavs.media.audio_stream import Noise, Silence, Sound, SoundFile
 from transavs.media.video_reader import Video
 from transavs.utils.errors import AVSInputError
 
-OWN, MUTED, ANOTHER = "its own sound", "muted", "another sound"
-SOUNDS = (OWN, MUTED, ANOTHER)
+OWN, MUTED, NOISY, ANOTHER = "its own sound", "muted", "white noise", "another sound"
+SOUNDS = (OWN, MUTED, NOISY, ANOTHER)
 MEGABYTE = 10**6
 LONGEST_STEM = 40  # characters of an upload's name that results keep: file systems take 255 bytes in all
 DRAWN_SIDE = 854  # pixels; drawing is what a visitor waits for who moves the threshold
@@ -88,8 +88,8 @@ def heard_with(video: Video, choice: str, another: str | Path | None, limits: Li
         AVSInputError: the other sound is missing or cannot be read.
     """
     seconds = video.duration or limits.seconds
-    if choice == MUTED:
-        return Silence(seconds)
+    if choice in (MUTED, NOISY):
+        return Silence(seconds) if choice == MUTED else Noise(seconds)
     if choice == OWN:
         return video
     if another is None:
@@ -260,15 +260,16 @@ class DemoSession:
 
 
 class Visit:
-    """Keeps the last run of a visitor."""
+    """Keeps the last run of a visitor, and which of SOUNDS was heard in it."""
 
     def __init__(self) -> None:
         self.run: DemoSession | None = None
+        self.choice = OWN
 
-    def keep(self, run: DemoSession) -> None:
+    def keep(self, run: DemoSession, choice: str) -> None:
         """Take a run in place of the last one, which is removed."""
         self.remove()
-        self.run = run
+        self.run, self.choice = run, choice
 
     def remove(self) -> None:
         """Remove everything that is kept."""

@@ -128,11 +128,12 @@ class Page:
         another: str | None,
         rate: float,
         threshold: float,
+        last: str | None,
         visit: Visit,
         visitor: gr.Request,
         progress: gr.Progress = gr.Progress(),  # noqa: B008 (how gradio finds out that it is wanted)
     ) -> tuple[Any, ...]:
-        """Predict and draw; the run takes the place of the visitor's last one."""
+        """Predict and draw; the run takes the place of the visitor's last one, whose picture is shown beside it."""
         with self._job(visitor, progress) as tell:
             if path is None:
                 raise AVSInputError("there is no video yet: drop one, or try a generated one")
@@ -145,11 +146,12 @@ class Page:
             except BaseException:
                 run.remove()
                 raise
-            visit.keep(run)
+            before = gr.update(value=last, label=f"Before: heard {visit.choice}", visible=last is not None)
+            visit.keep(run, choice)
             if run.is_silent and choice == OWN:
                 gr.Warning("The video is silent: what is marked in it is a guess from the picture.")
-            return *shown(run, drawing), visit
-        return (gr.skip(),) * 6
+            return before, *shown(run, drawing, choice), visit
+        return (gr.skip(),) * 7
 
     def redraw(
         self,
@@ -161,7 +163,7 @@ class Page:
         """Draw the visitor's last run with another threshold; the network does not run."""
         with self._job(visitor, progress) as tell:
             if visit.run is not None:
-                return shown(visit.run, visit.run.draw(threshold, tell))
+                return shown(visit.run, visit.run.draw(threshold, tell), visit.choice)
         return (gr.skip(),) * 5
 
     def build(self) -> gr.Blocks:
@@ -187,6 +189,9 @@ class Page:
                     buttons=[],
                     elem_id="result",
                 )
+                before = gr.Video(
+                    interactive=False, visible=False, height=VIDEO_HEIGHT, min_width=320, buttons=[], elem_id="before"
+                )
             with gr.Row():
                 with gr.Column():
                     generate, *asked, start, cancel = question()
@@ -200,8 +205,8 @@ class Page:
             generate.click(self.example, None, given, show_progress_on=given, **work)
             started = start.click(
                 self.segment,
-                [given, *asked, threshold, visit],
-                [result, *answered, visit],
+                [given, *asked, threshold, result, visit],
+                [before, result, *answered, visit],
                 show_progress_on=result,
                 **work,
             )
@@ -258,10 +263,10 @@ def answer() -> tuple[Any, ...]:
     return threshold, video_file, mask_file, archive, summary
 
 
-def shown(run: DemoSession, drawing: Drawing) -> tuple[Any, ...]:
+def shown(run: DemoSession, drawing: Drawing, choice: str) -> tuple[Any, ...]:
     """The result, the three downloads and the summary."""
     return (
-        str(drawing.overlay),
+        gr.update(value=str(drawing.overlay), label=f"What sounds: heard {choice}"),
         gr.update(value=str(drawing.overlay), interactive=True),
         gr.update(value=str(drawing.coco), interactive=True),
         gr.update(value=str(drawing.archive), interactive=True),
