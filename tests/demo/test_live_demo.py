@@ -56,7 +56,8 @@ def test_ten_seconds_at_five_masks_a_second_without_drift(weights: Path, tmp_pat
     seen = changes(*np.array(frames).T)
     heard = changes(np.maximum(levels, -60), np.arange(len(levels)) / LEVELS_PER_SECOND)
     assert seen == pytest.approx(np.arange(1, 11), abs=0.1)  # at every second of the source
-    assert heard == pytest.approx(seen, abs=0.2)
+    # The encoder of the sound begins softly.
+    assert [time for time in heard if time > 0.5] == pytest.approx(seen, abs=0.2)
 
 
 def test_masks_follow_the_sound_of_a_growing_file_which_can_be_watched(tmp_path: Path):

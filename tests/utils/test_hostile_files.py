@@ -104,7 +104,7 @@ def test_predictions_stay_in_their_folder(ms3_records: list[dict], tmp_path: Pat
 def test_videos_whose_names_are_paths_are_left_out_of_folders(tmp_path: Path):
     for name in ("...mp4", "..mp4", "._clip.mp4", "clip.mp4"):
         (tmp_path / name).write_bytes(b"")
-    assert find_videos([tmp_path]) == [tmp_path / "clip.mp4"]
+    assert find_videos([str(tmp_path)]) == [str(tmp_path / "clip.mp4")]
 
 
 @pytest.mark.parametrize("name", ["a" * 200 + ".mp4", "ü" * 100 + ".mp4", "<b>.mp4", "$\\x{.mp4", "-rf .mp4", "...mp4"])
