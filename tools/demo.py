@@ -52,11 +52,7 @@ def parse_arguments() -> argparse.Namespace:
         "--smoothing", type=float, default=0, help="seconds over which scores are averaged; off by default"
     )
     parser.add_argument("--overlap", type=int, help="seconds that neighboring windows share, see AVSPredictor")
-    args = parser.parse_args()
-    if args.output is None and args.masks is None and args.json is None:
-        is_single = find_videos(args.input) == args.input[:1]
-        args.output = Path(f"{result_name(args.input[0])}_sounding.mp4" if is_single else "sounding")
-    return args
+    return parser.parse_args()
 
 
 def main() -> None:
@@ -65,6 +61,9 @@ def main() -> None:
     if args.threshold is not None and not 0 <= args.threshold <= 1:
         raise AVSInputError(f"--threshold is {args.threshold}: give a number from 0 to 1")
     videos = find_videos(args.input)
+    is_single = videos == args.input[:1]  # and no folder of one video
+    if args.output is None and args.masks is None and args.json is None:
+        args.output = Path(f"{result_name(videos[0])}_sounding.mp4" if is_single else "sounding")
     options = {
         "rate": args.fps,
         "threshold": args.threshold,
@@ -75,7 +74,7 @@ def main() -> None:
         "patience": args.follow,
     }
     predictor = load_predictor(args, overlap=args.overlap, smoothing=args.smoothing)
-    if videos == args.input[:1]:
+    if is_single:
         targets = Targets(args.output, args.masks, args.json)
         sys.stdout.write(f"{videos[0]}: {segment_video(predictor, videos[0], targets, **options)}\n")
         return

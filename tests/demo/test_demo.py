@@ -7,12 +7,10 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from detectron2.modeling import build_model
 from helpers.videos import RedWhenLoud, make_video
 from pycocotools.coco import COCO
 
 from transavs import AVSInputError
-from transavs.checkpoint.checkpointer import AVSCheckpointer
 from transavs.data.synthetic.video import write_synthetic_video
 from transavs.demo import outputs
 from transavs.demo.loudness import LoudnessStrip, loudness_levels, loudness_per_second
@@ -21,12 +19,6 @@ from transavs.inference.predictor import AVSPredictor
 from transavs.media.video_reader import Video
 from transavs.media.video_writer import VideoWriter
 from transavs.modeling.meta_arch import AVSModel
-
-
-@pytest.fixture
-def weights(tiny_cfg, tmp_path: Path) -> Path:
-    AVSCheckpointer(build_model(tiny_cfg), str(tmp_path), tiny_cfg).save("weights")
-    return tmp_path / "weights.pth"
 
 
 @pytest.mark.parametrize("rate", [0, 2])

@@ -11,24 +11,15 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from detectron2.modeling import build_model
+from helpers.repository import REPOSITORY
 from helpers.senders import blinking_video, into_a_file, over_tcp
 from helpers.videos import RedWhenLoud, beeps
 
-from transavs.checkpoint.checkpointer import AVSCheckpointer
 from transavs.demo.loudness import LEVELS_PER_SECOND, RunningStrip, loudness_levels
 from transavs.demo.process_videos import Targets, segment_video
 from transavs.inference.predictor import AVSPredictor
 from transavs.media.image_folder import ImageFolder
 from transavs.media.video_reader import Video
-
-REPOSITORY = Path(__file__).parents[2]
-
-
-@pytest.fixture
-def weights(tiny_cfg, tmp_path: Path) -> Path:
-    AVSCheckpointer(build_model(tiny_cfg), str(tmp_path), tiny_cfg).save("weights")
-    return tmp_path / "weights.pth"
 
 
 def changes(values: np.ndarray, times: np.ndarray) -> list[float]:

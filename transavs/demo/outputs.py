@@ -103,8 +103,9 @@ class OverlayVideo(Output):
         strip_height = max(STRIP_PIXELS, round(STRIP_SHARE * height))
         strip_size = (strip_height, width)
         self._strip = RunningStrip(strip_size) if levels is None else LoudnessStrip(levels, video.duration, strip_size)
+        self._is_live = levels is None
         self._writer = VideoWriter(
-            path, (height + strip_height, width), video.frame_rate, **sound_of(heard or video), live=levels is None
+            path, (height + strip_height, width), video.frame_rate, **sound_of(heard or video), live=self._is_live
         )
         self._video, self._frames = video, frames
         self._held: deque[VideoFrame] = deque()  # that no prediction has decided yet
@@ -123,7 +124,7 @@ class OverlayVideo(Output):
         self._held.append(frame)
         if len(self._held) * frame.num_bytes <= HELD_BYTES:
             return
-        if isinstance(self._strip, RunningStrip):
+        if self._is_live:
             self._held.popleft()
         else:
             first = self._held[0].index

@@ -42,7 +42,7 @@ class Targets:
 
 
 def find_videos(inputs: Sequence[str]) -> list[str]:
-    """What is given, and of folders the files with a video's suffix, by name; hidden ones are left out.
+    """List what is given, with the files of a video's suffix in place of a folder, by name; hidden ones are left out.
 
     A folder without videos that holds images is one video.
 
@@ -69,10 +69,10 @@ def find_videos(inputs: Sequence[str]) -> list[str]:
 
 
 def result_name(source: str) -> str:
-    """What the results of a video are called by, without a suffix."""
-    return (
-        re.sub(r"\W+", "_", source.split("://")[-1].split("@")[-1]).strip("_") if is_live(source) else Path(source).stem
-    )
+    """Name the results of a video, without a suffix: as its file, or as its address without a password."""
+    if not is_live(source):
+        return Path(source).stem
+    return re.sub(r"\W+", "_", source.split("://")[-1].split("@")[-1]).strip("_")
 
 
 def segment_video(
@@ -157,7 +157,7 @@ def ended_by_interrupt(live: LiveVideo | None) -> Iterator[None]:
 
 
 def with_progress(clips: Iterable[ClipPrediction], video: VideoSource) -> Iterator[FramePrediction]:
-    """The frames of ``clips`` with a bar in seconds of ``video``, and its speed or how far it is behind."""
+    """Give the frames of ``clips`` with a bar in seconds of ``video``, and its speed or how far it is behind."""
     live = video if isinstance(video, LiveVideo) else None
     known = 0.0 if live else video.duration
     form = "{desc}: {percentage:3.0f}%|{bar}| {n:.1f}/{total:.1f} s [{elapsed}<{remaining}{postfix}]"
@@ -168,12 +168,10 @@ def with_progress(clips: Iterable[ClipPrediction], video: VideoSource) -> Iterat
                 yield frame
                 bar.update(frame.time - done)
                 done = frame.time
-                bar.set_postfix_str(
-                    f"{live.newest - done:.1f} s behind, {live.dropped} too late, {live.lost} lost"
-                    if live
-                    else f"{done / (time.perf_counter() - started):.2f} x real time",
-                    refresh=False,
-                )
+                told = f"{done / (time.perf_counter() - started):.2f} x real time"
+                if live:
+                    told = f"{live.newest - done:.1f} s behind, {live.dropped} too late, {live.lost} lost"
+                bar.set_postfix_str(told, refresh=False)
         bar.update(max(0.0, known - done))
 
 
@@ -200,9 +198,8 @@ def segment_videos(
             logger.info("%s is done already; remove its results to do it again", name)
             continue
         try:
-            logger.info(
-                "%s: %s", name, segment_video(predictor, name, target, rate=rate, threshold=threshold, **options)
-            )
+            told = segment_video(predictor, name, target, rate=rate, threshold=threshold, **options)
+            logger.info("%s: %s", name, told)
         except AVSInputError as error:
             failed += 1
             logger.error("%s", error.summary)

@@ -177,13 +177,13 @@ class AVSPredictor:
             return
         around = self._sound_around(source.sound(self.format.front_end.sample_rate) if sound is None else sound)
         frames = sample_frames(source, rate, seen)
-        if isinstance(source, LiveVideo):
+        if is_live := isinstance(source, LiveVideo):
             frames = source.in_time(frames)
         middle = 0.5 / source.frame_rate  # of the time for which a frame is shown: images may last for seconds
         samples = (
             self._sample(frame.index, frame.time, frame.pixels(), around(frame.time + middle)) for frame in frames
         )
-        yield from self._run(samples, at_once=isinstance(source, LiveVideo))
+        yield from self._run(samples, at_once=is_live)
 
     def predict(
         self, frames: Sequence[np.ndarray], waveform: np.ndarray | Tensor, sample_rate: int, rate: float = 1.0

@@ -13,8 +13,9 @@ import numpy as np
 from transavs.utils.errors import AVSInputError
 from transavs.utils.limits import MAX_CHANNELS, MAX_PIXELS, MAX_SAMPLE_RATE
 
+NO_LARGER = {"max_pixels": str(MAX_PIXELS)}  # of a picture
 # A playlist may name other files of this machine, or addresses; FFmpeg would read those by a protocol, and has none.
-ALONE = {"protocol_whitelist": "none", "max_pixels": str(MAX_PIXELS)}
+ALONE = {"protocol_whitelist": "none", **NO_LARGER}
 
 
 class MediaFile(io.FileIO):
@@ -37,10 +38,15 @@ def open_media(path: str | Path) -> Iterator[Any]:
     The file is handed over open: of a name FFmpeg would take parts for commands, such as a pattern of many files.
     """
     with MediaFile(path) as file, av.open(file, options=ALONE) as container:
-        for stream in container.streams.video:
-            if stream.codec_context is not None:  # of a codec that FFmpeg does not know
-                stream.codec_context.options = ALONE
+        limit_frames(container)
         yield container
+
+
+def limit_frames(container: Any) -> None:
+    """Let the decoders of an av container refuse frames that are larger than the limit."""
+    for stream in container.streams.video:
+        if stream.codec_context is not None:  # of a codec that FFmpeg does not know
+            stream.codec_context.options = NO_LARGER
 
 
 def check_sound(name: str, codec_context: Any) -> None:

@@ -9,13 +9,12 @@ from typing import Any
 
 import av
 
-from transavs.media.container import ALONE
+from transavs.media.container import ALONE, NO_LARGER, limit_frames
 from transavs.media.frames import VideoSource
 from transavs.media.image_folder import ImageFolder
 from transavs.media.live import LiveVideo
 from transavs.media.video_reader import Video
 from transavs.utils.errors import AVSInputError, one_line
-from transavs.utils.limits import MAX_PIXELS
 
 CAMERA = "camera"
 FIRST_CAMERA, MICROPHONE = "/dev/video0", "default"
@@ -29,7 +28,7 @@ PROTOCOLS = {
     "tcp": "tcp",
 }
 ANSWER_SECONDS = 10.0  # for which an address may be silent
-PROBED_SECONDS = 1.0  # of a stream, to find its tracks
+PROBED = {"analyzeduration": str(av.time_base)}  # 1 second of a stream, to find its tracks
 POLL = 0.05  # seconds
 
 
@@ -93,14 +92,15 @@ def _open_address(address: str, needs_sound: bool) -> LiveVideo:
     scheme, shown = address.split("://")[0].lower(), re.sub(r"//[^/@]*@", "//", address)  # without a password
     if scheme not in PROTOCOLS:
         raise AVSInputError(f"{shown} is of a kind that is not read: give one of {', '.join(PROTOCOLS)}")
-    options = _options(protocol_whitelist=PROTOCOLS[scheme])
+    options = {"protocol_whitelist": PROTOCOLS[scheme], **NO_LARGER, **PROBED}
     try:
         container = av.open(address, options=options, timeout=ANSWER_SECONDS)
     except (av.FFmpegError, OSError, ValueError) as error:
         raise AVSInputError(
             f"{shown} cannot be read ({one_line(error)}): look whether it is sent, and can be reached from here"
         ) from error
-    return LiveVideo([_limited(container)], shown, needs_sound=needs_sound)
+    limit_frames(container)
+    return LiveVideo([container], shown, needs_sound=needs_sound)
 
 
 def _follow_file(path: Path, patience: float, needs_sound: bool) -> LiveVideo:
@@ -108,23 +108,13 @@ def _follow_file(path: Path, patience: float, needs_sound: bool) -> LiveVideo:
         raise AVSInputError(f"{path} does not exist: name a video file that is being written")
     stopped = threading.Event()
     try:
-        container = av.open(GrowingFile(path, patience, stopped), options=_options(**ALONE))
+        container = av.open(GrowingFile(path, patience, stopped), options={**ALONE, **PROBED})
     except (av.FFmpegError, OSError, ValueError) as error:
         raise AVSInputError(
             f"{path} cannot be read while it grows ({one_line(error)}): write .ts, .mkv or fragmented .mp4"
         ) from error
-    return LiveVideo([_limited(container)], str(path), needs_sound=needs_sound, waits=True, stopped=stopped)
-
-
-def _options(**options: str) -> dict[str, str]:
-    return {"max_pixels": str(MAX_PIXELS), "analyzeduration": str(round(PROBED_SECONDS * av.time_base)), **options}
-
-
-def _limited(container: Any) -> Any:
-    for stream in container.streams.video:
-        if stream.codec_context is not None:
-            stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
-    return container
+    limit_frames(container)
+    return LiveVideo([container], str(path), needs_sound=needs_sound, waits=True, stopped=stopped)
 
 
 class GrowingFile:
