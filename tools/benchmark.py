@@ -18,7 +18,7 @@ from detectron2.config import CfgNode
 from transavs.analysis.benchmark import Workload, compare, costs_table, growth_panels, parts_table, pipeline
 from transavs.analysis.report import write_report
 from transavs.config.load import load_config
-from transavs.engine.launch import flush_subnormal_numbers
+from transavs.engine.launch import prepare_cpu
 from transavs.modeling.meta_arch import check_device
 from transavs.utils.command_line import check_output, run_tool, write_json
 from transavs.utils.errors import AVSInputError
@@ -103,7 +103,7 @@ def main() -> None:
     args = parse_arguments()
     check_arguments(args)
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler's own log tells, as an error, where no GPU is
-    flush_subnormal_numbers()
+    prepare_cpu()
     if args.report:
         _, *clips = args.vary or (CLIPS, *REPORT_CLIPS)
         configs, workload = load_settings(args, CLIPS, clips[0])

@@ -53,6 +53,12 @@ def test_pixels_that_no_query_covers():
     torch.testing.assert_close(near, semantic_inference(logits, masks - 50, (9, 7)), rtol=1e-3, atol=1e-4)
 
 
+def test_where_every_mask_is_0_the_classes_are_even():
+    logits, masks = outputs(30, 2)
+    found = semantic_inference(logits, masks - 500, (18, 14))
+    torch.testing.assert_close(found, torch.full_like(found, 0.5))
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_autocast_changes_nothing(dtype: torch.dtype):
     logits, masks = (values.to(dtype) for values in outputs(40, 6))

@@ -25,7 +25,7 @@ from transavs.data.avsbench import load_avsbench
 from transavs.data.dataset_mapper import AVSDatasetMapper
 from transavs.data.front_ends import find_front_end
 from transavs.data.synthetic.dataset import write_synthetic
-from transavs.engine.launch import flush_subnormal_numbers
+from transavs.engine.launch import prepare_cpu
 from transavs.engine.solver import build_optimizer
 from transavs.evaluation.avs_evaluator import AVSEvaluator
 from transavs.modeling.activation_checkpoint import checkpoint_activations
@@ -189,7 +189,7 @@ class BenchmarkModel:
 
 def step_peak(cfg: CfgNode, workload: Workload, step: str) -> int:
     """Measure the most bytes that this process, or its GPU, holds during a step of :data:`STEPS`."""
-    flush_subnormal_numbers()
+    prepare_cpu()
     model = BenchmarkModel(cfg, workload)
     run = model.prepare(step)
     run()  # makes the optimizer's state, and compiles

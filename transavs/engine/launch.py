@@ -1,5 +1,6 @@
 """Processes of one run: detectron2's launcher, or those that torchrun has started."""
 
+import ctypes
 import os
 from argparse import Namespace
 from collections.abc import Callable
@@ -10,6 +11,8 @@ from detectron2.engine import launch as launch_with_detectron2
 from detectron2.utils import comm
 
 from transavs.config.load import load_config
+
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's mallopt
 
 
 def started_by_torchrun() -> bool:
@@ -27,7 +30,7 @@ def launch(main: Callable[[Namespace], None], args: Namespace) -> None:
     Raises:
         AVSInputError: the config that ``args`` name cannot be loaded.
     """
-    flush_subnormal_numbers()
+    prepare_cpu()
     if not started_by_torchrun():
         launch_with_detectron2(
             main,
@@ -51,12 +54,18 @@ def launch(main: Callable[[Namespace], None], args: Namespace) -> None:
         dist.destroy_process_group()
 
 
-def flush_subnormal_numbers() -> None:
-    """Let CPUs take numbers below 1e-38 for 0: powers of small probabilities are such, and cost a hundredfold.
+def prepare_cpu() -> None:
+    """Set a process up for training on a CPU; to be called before tensors are worked on.
 
-    To be called before tensors are worked on, since threads inherit it when they are made.
+    Numbers below 1e-38 count as 0: powers of small probabilities are such, and cost a hundredfold. And glibc keeps what
+    large tensors have freed for the next ones, as torch does on GPUs: fresh pages of the system cost up to a fifth of a
+    training step, most on virtual machines.
     """
-    torch.set_flush_denormal(True)
+    torch.set_flush_denormal(True)  # threads inherit it when they are made
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(M_MMAP_MAX, 0)
+        mallopt(M_TRIM_THRESHOLD, -1)  # never
 
 
 def create_local_process_group(processes_per_machine: int) -> None:
