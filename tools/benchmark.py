@@ -15,7 +15,8 @@ from pathlib import Path
 import torch
 from detectron2.config import CfgNode
 
-from transavs.analysis.benchmark import Workload, compare, costs_table, growth_panels, parts_table, pipeline
+from transavs.analysis.benchmark import Workload, compare, pipeline
+from transavs.analysis.cost_tables import costs_table, growth_panels, parts_table
 from transavs.analysis.report import write_report
 from transavs.config.load import load_config
 from transavs.engine.launch import prepare_cpu
@@ -45,6 +46,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--labeled-frames", type=int, help="of a training clip, S4 has 1; by default all")
     parser.add_argument("--amp", action="store_true", help="autocast, as SOLVER.AMP.ENABLED does")
     parser.add_argument("--compile", nargs="?", const="inductor", default="", metavar="BACKEND", help="torch.compile")
+    parser.add_argument("--exported", action="store_true", help="measure each model as an ONNX graph besides")
     parser.add_argument(
         "--vary", nargs="+", metavar=("KEY", "VALUE"), help=f"measure at each value of a config key, or of {CLIPS}"
     )
@@ -62,6 +64,8 @@ def check_arguments(args: argparse.Namespace) -> None:
         raise AVSInputError("nothing to measure: give --config-file FILE, or --report FILE")
     if args.report and args.vary and args.vary[0] != CLIPS:
         raise AVSInputError(f"--report cannot --vary {args.vary[0]}: it can {CLIPS}")
+    if args.exported and (args.report or args.amp):
+        raise AVSInputError("--exported measures graphs in float32, in the tables: leave --report and --amp out")
     if args.figure and not args.vary:
         raise AVSInputError(f"--figure {args.figure} has nothing to draw: give --vary KEY VALUE VALUE as well")
     if args.figure:
@@ -96,7 +100,7 @@ def load_settings(args: argparse.Namespace, key: str, value: str) -> tuple[dict[
             f"and no more labeled frames than the {frames} of a clip"
         )
     precision = find_precision("" if args.amp else "float32", args.device)
-    return configs, Workload(clips, labeled, precision, args.compile)
+    return configs, Workload(clips, labeled, precision, args.compile, args.exported)
 
 
 def main() -> None:

@@ -172,25 +172,50 @@ def test_a_device_that_onnx_runtime_lacks(tmp_path: Path):
         load_backend(tmp_path / "some.onnx", "xpu")
 
 
-@pytest.mark.parametrize("offered", [["Azure"], ["Tensorrt", "CUDA"]], ids=" ".join)
+def fake_runtime(folder: Path, monkeypatch: pytest.MonkeyPatch, offered: list[str]) -> Mock:
+    """ONNX Runtime with these providers and its own, and a graph for it called some.onnx."""
+    (folder / "some.onnx").touch()
+    runtime = Mock()
+    runtime.get_available_providers.return_value = [f"{name}ExecutionProvider" for name in (*offered, "CPU")]
+    session = runtime.InferenceSession.return_value
+    session.get_modelmeta.return_value.custom_metadata_map = {
+        FORMAT_KEY: ClipFormat(5, 32, "RGB", CLASSES, False).to_json()
+    }
+    session.get_providers.return_value = ["CPUExecutionProvider"]
+    monkeypatch.setitem(sys.modules, "onnxruntime", runtime)
+    return runtime
+
+
+@pytest.mark.parametrize("offered", [["Azure"], ["Tensorrt", "CUDA"], ["OpenVINO"]], ids=" ".join)
 @pytest.mark.parametrize("has_gpu", [False, True])
 def test_by_default_onnx_runtime_chooses_the_device(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, offered: list[str], has_gpu: bool
 ):
     """A GPU that it can use, whatever PyTorch has; what the extra installs can use none."""
-    (tmp_path / "some.onnx").touch()
-    runtime = Mock()
-    runtime.get_available_providers.return_value = [f"{name}ExecutionProvider" for name in (*offered, "CPU")]
-    metadata = {FORMAT_KEY: ClipFormat(5, 32, "RGB", CLASSES, False).to_json()}
-    runtime.InferenceSession.return_value.get_modelmeta.return_value.custom_metadata_map = metadata
-    monkeypatch.setitem(sys.modules, "onnxruntime", runtime)
+    runtime = fake_runtime(tmp_path, monkeypatch, offered)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: has_gpu)
     AVSPredictor.from_checkpoint(tmp_path / "some.onnx")
-    chosen = [f"{name}ExecutionProvider" for name in ("CUDA", "CPU") if name in (*offered, "CPU")]
-    assert runtime.InferenceSession.call_args.kwargs["providers"] == chosen
+    chosen = [f"{name}ExecutionProvider" for name in ("CUDA", "OpenVINO", "CPU") if name in (*offered, "CPU")]
+    given = runtime.InferenceSession.call_args.kwargs
+    assert given["providers"] == chosen
+    # OpenVINO computes in bfloat16 where the CPU can, unless it is told not to.
+    assert [options.get("precision") == "FP32" for options in given["provider_options"]] == [
+        name.startswith("OpenVINO") for name in chosen
+    ]
     if "CUDA" not in offered:
         with pytest.raises(AVSInputError, match="ONNX Runtime has no CUDAExecutionProvider here: choose the device cp"):
             AVSPredictor.from_checkpoint(tmp_path / "some.onnx", device="cuda")
+
+
+def test_a_graph_that_openvino_cannot_run_runs_without_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    runtime = fake_runtime(tmp_path, monkeypatch, ["OpenVINO"])
+    runtime.InferenceSession.side_effect = [Exception("Unsupported"), runtime.InferenceSession.return_value]
+    load_backend(tmp_path / "some.onnx", "cpu")
+    tried = [call.kwargs["providers"] for call in runtime.InferenceSession.call_args_list]
+    assert tried == [["OpenVINOExecutionProvider", "CPUExecutionProvider"], ["CPUExecutionProvider"]]
+    assert "OpenVINOExecutionProvider cannot run" in caplog.text
 
 
 @pytest.mark.slow

@@ -3,10 +3,10 @@
 import multiprocessing
 import statistics
 import tempfile
-from collections import Counter
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,6 @@ import torchvision
 from detectron2.config import CfgNode
 from detectron2.modeling import META_ARCH_REGISTRY, build_model
 from detectron2.utils.events import EventStorage
-from tabulate import tabulate
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
@@ -28,6 +27,8 @@ from transavs.data.synthetic.dataset import write_synthetic
 from transavs.engine.launch import prepare_cpu
 from transavs.engine.solver import build_optimizer
 from transavs.evaluation.avs_evaluator import AVSEvaluator
+from transavs.inference.backends import ClipFormat, OnnxBackend, PyTorchBackend
+from transavs.inference.export import export_model
 from transavs.modeling.activation_checkpoint import checkpoint_activations
 from transavs.modeling.compilation import compile_network
 from transavs.modeling.meta_arch import AVSModel
@@ -39,20 +40,6 @@ STEPS = ("train", "inference")  # in this order: a model that is optimized for i
 PIPELINE_CLIPS = 4  # that loading and scoring are measured on
 Costs = dict[str, dict[str, Any]]  # what compare returns
 
-# Header of a table's column -> key of a model's costs, factor to the header's unit, format.
-COLUMNS = {
-    "M parameters": ("parameters", 1e-6, ".1f"),
-    "GFLOP": ("flops", 1e-9, ".0f"),
-    "inference ms": ("inference", 1e3, ".0f"),
-    "inference x ResNet-50": ("inference_ratio", 1, ".2f"),
-    "clips/s": ("clips_per_second", 1, ".2f"),
-    "inference MB": ("inference_peak_mb", 1, ".0f"),
-    "training ms": ("train", 1e3, ".0f"),
-    "training x ResNet-50": ("train_ratio", 1, ".2f"),
-    "training MB": ("train_peak_mb", 1, ".0f"),
-}
-PANELS = ("inference ms", "training ms", "inference MB", "training MB")  # of a growth figure
-
 
 @dataclass(frozen=True)
 class Workload:
@@ -63,12 +50,14 @@ class Workload:
         labeled: frames per clip with ground truth in training.
         precision: that the network computes in, under autocast, as in training.
         compiler: backend of torch.compile, "" for none.
+        exported: whether models predict as ONNX graphs besides.
     """
 
     clips: int = 1
     labeled: int = 1
     precision: torch.dtype = torch.float32
     compiler: str = ""
+    exported: bool = False
 
 
 @META_ARCH_REGISTRY.register()
@@ -155,6 +144,17 @@ class BenchmarkModel:
         run: Step = getattr(self, step)
         return run
 
+    def exported(self, cfg: CfgNode) -> tuple[str, Step]:
+        """Return what runs the model, which ``cfg`` made, as an ONNX graph, and the step that predicts the clips so."""
+        classes = [str(number) for number in range(cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES)]
+        own = PyTorchBackend(self.model, ClipFormat.from_config(cfg, classes, self.model))
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "model.onnx"
+            export_model(own, path)
+            graph = OnnxBackend.from_file(path, self.device)
+        images, log_mel = (torch.stack([clip[key] for clip in self.clips]) for key in ("images", "log_mel"))
+        return graph.provider, partial(graph, images, log_mel)
+
     @torch.inference_mode()
     def inference(self) -> None:
         """Predict the clips."""
@@ -208,7 +208,8 @@ def compare(configs: Mapping[str, CfgNode], workload: Workload, rounds: int) -> 
         by name, that of ResNet-50 first: ``parameters``, ``flops`` of inference, median seconds ``inference`` and
         ``train`` of a batch, ``inference_ratio`` and ``train_ratio``, ``clips_per_second`` of inference,
         ``inference_peak_mb`` and ``train_peak_mb`` (10^6 bytes, of :func:`step_peak` in a fresh process), and by step
-        ``parts``: shares in inference and in the training iteration's forward pass, never compiled.
+        ``parts``: shares in inference and in the training iteration's forward pass, never compiled. Of ONNX graphs,
+        whose names end in what runs them, nothing of training and no peak.
     """
     configs = {REFERENCE: reference_config(next(iter(configs.values()))), **configs}
     costs = _costs_in_turns(configs, workload, rounds)
@@ -237,6 +238,11 @@ def _costs_in_turns(configs: Mapping[str, CfgNode], workload: Workload, rounds: 
                 costs[name]["parts"][step] = part_shares(model.model, forward_pass, rounds, model.device)
             model.compile(step)
         steps: dict[str, Step] = {name: getattr(model, step) for name, model in models.items()}
+        if step == "inference" and workload.exported:
+            for name in [name for name in configs if name != REFERENCE]:
+                runtime, predict = models[name].exported(configs[name])
+                steps[f"{name}, {runtime}"] = predict
+                costs[f"{name}, {runtime}"] = {key: costs[name][key] for key in ("parameters", "flops")} | {"parts": {}}
         times = interleaved_times(steps, rounds, models[REFERENCE].device)
         reference = statistics.median(times[REFERENCE])
         for name, values in times.items():
@@ -268,37 +274,3 @@ def pipeline(cfg: CfgNode, rounds: int) -> dict[str, float]:
         }
         times = interleaved_times(steps, rounds)
     return {name: statistics.median(values) / len(records) for name, values in times.items()}
-
-
-def costs_table(found: Mapping[str, Costs], key: str = "") -> str:
-    """Write a Markdown table of costs by value of ``key``, or without one of all costs that are found."""
-    rows = [
-        [*([value] if key else []), name, *(costs[column] * factor for column, factor, _ in COLUMNS.values())]
-        for value, models in found.items()
-        for name, costs in models.items()
-    ]
-    names = [key, "model"] if key else ["model"]
-    formats = [""] * len(names) + [digits for *_, digits in COLUMNS.values()]
-    return tabulate(rows, [*names, *COLUMNS], tablefmt="pipe", floatfmt=formats)
-
-
-def parts_table(models: Costs) -> str:
-    """Write a Markdown table of the parts of each model and step in percent, the largest first."""
-    rows = [
-        (name, step, ", ".join(f"{part} {100 * share:.0f}" for part, share in Counter(parts).most_common()))
-        for name, costs in models.items()
-        for step, parts in costs["parts"].items()
-    ]
-    return tabulate(rows, ("model", "step", "percent"), tablefmt="pipe")
-
-
-def growth_panels(found: Mapping[str, Costs]) -> dict[str, dict[str, dict[int, float]]]:
-    """Turn costs by value into curves for :func:`transavs.visualization.charts.draw_growth`."""
-    names = next(iter(found.values()))
-    return {
-        title: {
-            name: {int(value): models[name][COLUMNS[title][0]] * COLUMNS[title][1] for value, models in found.items()}
-            for name in names
-        }
-        for title in PANELS
-    }

@@ -73,10 +73,11 @@ class TPAVIBlock(nn.Module):
         else:
             projected = self.align_channel(audio)
             products = self.phi(projected)[:, :, None] * self.g(pixels.mean(1))[:, None]
-        # Not by bincount, whose result has no shape before it is run.
-        frames = products.new_zeros(num_windows).index_add(0, windows, products.new_ones(windows.shape))
-        mixed = products.new_zeros(num_windows, *products.shape[1:]).index_add(0, windows, products)
-        mixed = mixed / frames[:, None, None] @ self.output.weight.T
+        # Means over the frames of each window as one product: index_add is not deterministic on GPUs, and ONNX Runtime,
+        # which runs it in several threads, loses some of what is added.
+        members = (windows == torch.arange(num_windows, device=windows.device)[:, None]).to(products.dtype)
+        shares = members / members.sum(1, keepdim=True).clamp(min=1)
+        mixed = (shares @ products.flatten(1)).unflatten(1, products.shape[1:]) @ self.output.weight.T
         mapping = (self.theta.weight.T @ mixed)[windows]
         offset = (self.theta.bias @ mixed + self.output.bias)[windows]
         answers = torch.baddbmm(offset[:, None], pixels, mapping).mT.unflatten(2, visual.shape[2:])
