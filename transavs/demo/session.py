@@ -21,6 +21,7 @@ from transavs.utils.errors import AVSInputError
 
 OWN, MUTED, NOISY, ANOTHER = "its own sound", "muted", "white noise", "another sound"
 SOUNDS = (OWN, MUTED, NOISY, ANOTHER)
+EARLIER = 3  # results that stay in sight, to be compared
 MEGABYTE = 10**6
 LONGEST_STEM = 40  # characters of an upload's name that results keep: file systems take 255 bytes in all
 DRAWN_SIDE = 854  # pixels; drawing is what a visitor waits for who moves the threshold
@@ -260,15 +261,22 @@ class DemoSession:
 
 
 class Visit:
-    """Keeps the last run of a visitor, and which of SOUNDS was heard in it."""
+    """Keeps the last run of a visitor, and which of SOUNDS was heard in it.
+
+    Attributes:
+        earlier: videos of the runs before, which others keep, with what was heard in them; the newest first.
+    """
 
     def __init__(self) -> None:
         self.run: DemoSession | None = None
         self.choice = OWN
+        self.earlier: list[tuple[str, str]] = []
 
-    def keep(self, run: DemoSession, choice: str) -> None:
-        """Take a run in place of the last one, which is removed."""
+    def keep(self, run: DemoSession, choice: str, last: str | None) -> None:
+        """Take a run in place of the last one, which is removed but for its video ``last``."""
         self.remove()
+        if last is not None:
+            self.earlier = [(last, self.choice), *self.earlier][:EARLIER]
         self.run, self.choice = run, choice
 
     def remove(self) -> None:

@@ -40,13 +40,12 @@ def timeline(drawing: Drawing, seconds: float) -> str:
         f'width="{0.8 * step:.1f}" height="{CHART_HEIGHT * share:.1f}"/>'
         for frame, share in ((frame, frame.marked / highest) for frame in drawing.frames)
     )
-    below, middle = CHART_HEIGHT + 15, CHART_WIDTH / 2
     label = f"marked share of the frame, at most {100 * highest:.0f} %"
+    # The bars take whatever width there is, and the words, which stand outside, keep their size on a phone.
     return (
-        f'<svg viewBox="0 0 {CHART_WIDTH} {CHART_HEIGHT + 20}" role="img" aria-label="{label}">'
-        f'<g fill="var(--primary-500)">{bars}</g>'
-        f'<path d="M0 {CHART_HEIGHT}h{CHART_WIDTH}" stroke="currentColor" opacity=".3"/>'
-        f'<g fill="currentColor" font-size="12" opacity=".7"><text y="{below}">0 s</text>'
-        f'<text x="{middle}" y="{below}" text-anchor="middle">{label}</text>'
-        f'<text x="{CHART_WIDTH}" y="{below}" text-anchor="end">{end:.0f} s</text></g></svg>'
+        f'<svg viewBox="0 0 {CHART_WIDTH} {CHART_HEIGHT}" preserveAspectRatio="none" width="100%" '
+        f'height="{CHART_HEIGHT}" role="img" aria-label="{label}"><g fill="var(--primary-500)">{bars}</g>'
+        f'<path d="M0 {CHART_HEIGHT}h{CHART_WIDTH}" stroke="currentColor" opacity=".3"/></svg>'
+        '<div style="display: flex; justify-content: space-between; font-size: 12px; opacity: .7">'
+        f"<span>0 s</span><span>{label}</span><span>{end:.0f} s</span></div>"
     )

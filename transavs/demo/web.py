@@ -18,6 +18,7 @@ from transavs.data.synthetic.video import write_synthetic_video
 from transavs.demo.session import (
     ANOTHER,
     DRAWN_SIDE,
+    EARLIER,
     MEGABYTE,
     OWN,
     SOUNDS,
@@ -41,7 +42,7 @@ TITLE = "What makes the sound?"
 EXAMPLES = 8
 EXAMPLE: dict[str, Any] = {"seconds": 10, "frame_rate": 15, "size": (320, 320)}
 KEPT_SECONDS = 3600  # how long an uploaded or a drawn file is kept
-VIDEO_HEIGHT = 360
+VIDEO_HEIGHT, EARLIER_HEIGHT = 360, 240
 RATES = (("1", 1), ("2", 2), ("5", 5), ("10", 10), ("every frame", 0))
 USER = "visitor"
 CAMERA = {"width": {"ideal": 640}, "height": {"ideal": 480}}  # gradio would ask for 1920 x 1440
@@ -133,7 +134,7 @@ class Page:
         visitor: gr.Request,
         progress: gr.Progress = gr.Progress(),  # noqa: B008 (how gradio finds out that it is wanted)
     ) -> tuple[Any, ...]:
-        """Predict and draw; the run takes the place of the visitor's last one, whose picture is shown beside it."""
+        """Predict and draw; the run takes the place of the visitor's last one, whose video stays in sight."""
         with self._job(visitor, progress) as tell:
             if path is None:
                 raise AVSInputError("there is no video yet: drop one, or try a generated one")
@@ -146,12 +147,11 @@ class Page:
             except BaseException:
                 run.remove()
                 raise
-            before = gr.update(value=last, label=f"Before: heard {visit.choice}", visible=last is not None)
-            visit.keep(run, choice)
+            visit.keep(run, choice, last)
             if run.is_silent and choice == OWN:
                 gr.Warning("The video is silent: what is marked in it is a guess from the picture.")
-            return before, *shown(run, drawing, choice), visit
-        return (gr.skip(),) * 7
+            return *earlier(visit), *shown(run, drawing, choice), visit
+        return (gr.skip(),) * (EARLIER + 6)
 
     def redraw(
         self,
@@ -181,17 +181,12 @@ class Page:
                     min_width=320,
                     elem_id="given",
                 )
-                result = gr.Video(
-                    label="What sounds",
-                    interactive=False,
-                    height=VIDEO_HEIGHT,
-                    min_width=320,
-                    buttons=[],
-                    elem_id="result",
-                )
-                before = gr.Video(
-                    interactive=False, visible=False, height=VIDEO_HEIGHT, min_width=320, buttons=[], elem_id="before"
-                )
+                result = player("What sounds", VIDEO_HEIGHT, elem_id="result")
+            with gr.Row():
+                before = [
+                    player("Before", EARLIER_HEIGHT, elem_id=f"before-{number}", visible=False)
+                    for number in range(1, EARLIER + 1)
+                ]
             with gr.Row():
                 with gr.Column():
                     generate, *asked, start, cancel = question()
@@ -206,7 +201,7 @@ class Page:
             started = start.click(
                 self.segment,
                 [given, *asked, threshold, result, visit],
-                [before, result, *answered, visit],
+                [*before, result, *answered, visit],
                 show_progress_on=result,
                 **work,
             )
@@ -223,6 +218,11 @@ class Page:
             told.then(None, None, None, cancels=[started, redrawn])
             page.unload(self.cancel)
         return page
+
+
+def player(label: str, height: int, **options: Any) -> gr.Video:
+    """A result, which cannot be exchanged by the visitor."""
+    return gr.Video(label=label, interactive=False, height=height, min_width=240, buttons=[], **options)
 
 
 def question() -> tuple[Any, ...]:
@@ -261,6 +261,12 @@ def answer() -> tuple[Any, ...]:
         archive = gr.DownloadButton("Masks (PNG)", interactive=False, size="md", elem_id="archive")
     summary = gr.HTML(elem_id="summary")
     return threshold, video_file, mask_file, archive, summary
+
+
+def earlier(visit: Visit) -> list[Any]:
+    """The results before the last one, and nothing in the players that are left."""
+    kept = [gr.update(value=video, label=f"Before: heard {heard}", visible=True) for video, heard in visit.earlier]
+    return kept + [gr.update(value=None, visible=False)] * (EARLIER - len(kept))
 
 
 def shown(run: DemoSession, drawing: Drawing, choice: str) -> tuple[Any, ...]:
