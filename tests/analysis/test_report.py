@@ -51,6 +51,33 @@ def test_each_row_is_measured_for_what_it_says(run_here, tmp_path: Path, monkeyp
     assert 2 < shares["train", "float32"] / shares["inference", "float32"] < 4
 
 
+def test_a_report_that_was_broken_off_goes_on(run_here, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    measured: list[int] = []
+
+    def measure(cfg, workload, step, rounds):
+        measured.append(workload.clips)
+        if len(measured) == 2:
+            raise RuntimeError("the card is lost")
+        if len(measured) == 4:
+            raise KeyboardInterrupt
+        return 0.5, 3_000_000
+
+    monkeypatch.setattr(report, "_seconds_and_bytes", measure)
+    command = ("tools/benchmark.py", *OPTIONS, "--report", tmp_path / "a.md", "--", *TINY_MODEL)
+    with pytest.raises(KeyboardInterrupt):
+        run_here(*command)
+    first = read_rows(tmp_path / "a.md")
+    assert [row["images/s"] for row in first] == ["10.0", "failed: the card is lost", "10.0"]
+    assert run_here(*command).returncode == 0
+    rows = read_rows(tmp_path / "a.md")
+    assert len(measured) == 4 + 6  # of eight rows two were good
+    assert len({(row["step"], row["precision"], row["clips"]) for row in rows}) == len(rows) == 8
+    assert {row["ms"] for row in rows} == {"500.0"}
+    assert run_here(*command).returncode == 0
+    assert len(measured) == 10
+    assert read_rows(tmp_path / "a.md") == rows
+
+
 def test_what_does_not_fit_is_told_and_the_report_goes_on(run_here, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     train = BenchmarkModel.train
 
