@@ -1,6 +1,7 @@
 """The training step: detectron2's, which looks at what came out before the weights learn from it."""
 
 import logging
+import math
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -84,12 +85,14 @@ class GuardedTrainer(SimpleTrainer):
             self._repairs.update(kind for clip in batches[-1] for kind in clip.get("repairs", ()))
             with self._reduction(number == self._accumulate):
                 found.append(self._add_gradient(batches[-1]))
-        if self._is_skipped(batches, found):
+        losses, is_broken, some_heard = self._read(batches, found)
+        if self._is_skipped(batches, losses, is_broken, some_heard):
             self.optimizer.zero_grad()
             for buffer, kept in zip(self.model.buffers(), buffers, strict=True):
                 buffer.copy_(kept)
             return
-        self._write_metrics({name: sum(each[name] for each in found) / len(found) for name in found[0]}, data_time)
+        mean = {name: torch.tensor(sum(each[name] for each in losses) / len(losses)) for name in losses[0]}
+        self._write_metrics(mean, data_time)
         self.grad_scaler.step(self.optimizer)
         self.grad_scaler.update()
 
@@ -111,18 +114,37 @@ class GuardedTrainer(SimpleTrainer):
             return []
         return [buffer.clone() for buffer in self.model.buffers()]
 
-    def _is_skipped(self, batches: Sequence[Batch], losses: Sequence[Mapping[str, Tensor]]) -> bool:
-        """Decide whether the ranks together skip the batches of a step; what is wrong with them is told or raised."""
-        finite = iter(torch.stack([loss.float() for each in losses for loss in each.values()]).isfinite().tolist())
-        broken = [[name for name in each if not next(finite)] for each in losses]
-        non_finite = any(broken) or not (self.grad_scaler.is_enabled() or self._gradients_are_finite())
+    def _read(
+        self, batches: Sequence[Batch], found: Sequence[Mapping[str, Tensor]]
+    ) -> tuple[list[dict[str, float]], bool, bool]:
+        """Read what a step has given: the one place in it where the host waits for a GPU.
+
+        Returns:
+            this rank's losses of each batch; whether on any rank one of them, or the gradient, is not finite; and
+            whether on any rank a clip has sound, or nothing sounds.
+        """
         step = [clip for batch in batches for clip in batch]
         is_silent = self._front_end.is_silent
         silent = all(is_silent(clip["log_mel"]) for clip in step) and any(clip["masks"].any() for clip in step)
-        some_non_finite, some_heard = _any_rank(non_finite, not silent, like=next(iter(losses[0].values())))
+        values = torch.stack([loss.float() for each in found for loss in each.values()])
+        if not self.grad_scaler.is_enabled():
+            gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+            values = torch.cat([values, nn.utils.get_total_norm(gradients)[None]])
+        flags = torch.stack([1 - values.isfinite().all().float(), torch.full_like(values[0], not silent)])
+        if comm.get_world_size() > 1:
+            dist.all_reduce(flags, dist.ReduceOp.MAX)
+        *numbers, is_broken, some_heard = torch.cat([values, flags]).tolist()
+        each = iter(numbers)
+        return [{name: next(each) for name in losses} for losses in found], bool(is_broken), bool(some_heard)
+
+    def _is_skipped(
+        self, batches: Sequence[Batch], losses: Sequence[Mapping[str, float]], is_broken: bool, some_heard: bool
+    ) -> bool:
+        """Decide by :meth:`_read` whether the batches of a step are skipped; what is wrong with them is told or raised."""
         clips = [[str(clip["video_id"]) for clip in batch] for batch in batches]
-        if some_non_finite:
+        if is_broken:
             # A loss makes the gradient of all ranks like itself: where one is broken, its own batch is to blame.
+            broken = [[name for name, value in each.items() if not math.isfinite(value)] for each in losses]
             found = [pair for rank in comm.all_gather(list(zip(clips, broken, strict=True))) for pair in rank]
             lost = sorted({name for _, some in found for name in some})
             blamed = [clip for some, theirs in found if theirs or not lost for clip in some]
@@ -133,10 +155,6 @@ class GuardedTrainer(SimpleTrainer):
             return self._report("no sound, and something sounds", "extract it again", self._on_silent_batch, blamed)
         self._skipped_in_a_row = 0
         return False
-
-    def _gradients_are_finite(self) -> bool:
-        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
-        return bool(nn.utils.get_total_norm(gradients).isfinite())
 
     def _report(self, fault: str, hint: str, word: str, clips: list[str]) -> bool:
         """Warn of a fault, or raise it where ``word`` says so; returns whether the batch is skipped."""
@@ -160,12 +178,3 @@ class GuardedTrainer(SimpleTrainer):
         self.optimizer.load_state_dict(state_dict["optimizer"])
         if state_dict["grad_scaler"]:  # empty where the run was not in float16
             self.grad_scaler.load_state_dict(state_dict["grad_scaler"])
-
-
-def _any_rank(*flags: bool, like: Tensor) -> list[bool]:
-    """Each flag, true where it is so on any rank."""
-    if comm.get_world_size() == 1:
-        return list(flags)
-    values = torch.tensor(flags, dtype=torch.uint8, device=like.device)
-    dist.all_reduce(values, dist.ReduceOp.MAX)
-    return [bool(value) for value in values.tolist()]
