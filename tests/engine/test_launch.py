@@ -1,6 +1,8 @@
-"""What the processes of a run talk by."""
+"""What the processes of a run talk by, and how they use a CPU."""
 
 import socket
+import subprocess
+import sys
 from unittest.mock import Mock
 
 import pytest
@@ -54,3 +56,23 @@ def test_a_config_that_is_wrong_ends_a_process_before_it_waits_for_others(chosen
     with pytest.raises(AVSInputError, match=r"MODEL\.DEVICES"):
         launch(Mock(), default_argument_parser().parse_args([*QUICKSTART, "MODEL.DEVICES", "cpu"]))
     assert chosen == []
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc keeps memory")
+def test_freed_memory_is_used_again_and_subnormal_numbers_are_0():
+    code = """
+import resource, torch
+from transavs.engine.launch import prepare_cpu
+prepare_cpu()
+pages = []
+for _ in range(4):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    torch.ones(2**24)  # 64 MiB, 16384 pages
+    pages.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+print(*pages, float(torch.full((), 1e-30) * 1e-10))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=REPOSITORY)
+    first, *later, product = map(float, done.stdout.split())
+    assert first > 100  # fewer than 16384 where the system gives huge pages
+    assert max(later) < 100
+    assert product == 0
