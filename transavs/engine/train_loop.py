@@ -140,7 +140,7 @@ class GuardedTrainer(SimpleTrainer):
     def _is_skipped(
         self, batches: Sequence[Batch], losses: Sequence[Mapping[str, float]], is_broken: bool, some_heard: bool
     ) -> bool:
-        """Decide by :meth:`_read` whether the batches of a step are skipped; what is wrong with them is told or raised."""
+        """Decide by :meth:`_read` whether a step is skipped; what is wrong with its batches is told or raised."""
         clips = [[str(clip["video_id"]) for clip in batch] for batch in batches]
         if is_broken:
             # A loss makes the gradient of all ranks like itself: where one is broken, its own batch is to blame.
