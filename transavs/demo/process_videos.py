@@ -160,9 +160,11 @@ def with_progress(clips: Iterable[ClipPrediction], video: VideoSource) -> Iterat
     """Give the frames of ``clips`` with a bar in seconds of ``video``, and its speed or how far it is behind."""
     live = video if isinstance(video, LiveVideo) else None
     known = 0.0 if live else video.duration
-    form = "{desc}: {percentage:3.0f}%|{bar}| {n:.1f}/{total:.1f} s [{elapsed}<{remaining}{postfix}]"
+    form = "{desc}: {n:.1f} s [{elapsed}{postfix}]"
+    if known:
+        form = "{desc}: {percentage:3.0f}%|{bar}| {n:.1f}/{total:.1f} s [{elapsed}<{remaining}{postfix}]"
     started, done = time.perf_counter(), 0.0
-    with tqdm(total=known or None, desc=Path(video.name).name, bar_format=form if known else None, unit=" s") as bar:
+    with tqdm(total=known or None, desc=Path(video.name).name, bar_format=form) as bar:
         for clip in clips:
             for frame in clip.frames:
                 yield frame
