@@ -51,7 +51,7 @@ CSS = """
 .gradio-container { max-width: 1180px !important; margin: 0 auto !important; }
 footer { display: none !important; }
 /* The buttons for upload and camera stay in sight below a video, which gradio lets take the whole height. */
-#given .video-container { height: calc(100% - 39px); }
+#given .video-container { height: calc(100% - 21px); }
 """
 
 
