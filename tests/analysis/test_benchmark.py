@@ -98,10 +98,10 @@ def test_the_tool_compares_models_with_plain_resnet50(run_here, tmp_path: Path):
     keys = "META_ARCHITECTURE: TPAVI, TPAVI: {HEAD_CHANNELS: [8, 8], AVM_WEIGHT: 1.0}"
     tpavi.write_text(f"_BASE_: {QUICKSTART}\nMODEL: {{{keys}}}\n")
     options = ["--config-file", QUICKSTART, "--compare", tpavi, "--rounds", "1", "--json", tmp_path / "a.json"]
-    done = run_here("tools/benchmark.py", *options, "--", *TINY_MODEL)
+    done = run_here("tools/benchmark.py", *options, "--exported", "--", *TINY_MODEL)
     assert done.returncode == 0, done.stderr
     found = json.loads((tmp_path / "a.json").read_text())
-    reference, ours, theirs = found["models"].values()
+    reference, ours, theirs, graph, _ = found["models"].values()
     assert reference["inference_ratio"] == reference["train_ratio"] == 1
     # 4.1 billion multiplications and additions at 224 pixels, for 5 frames of 32.
     assert reference["flops"] == pytest.approx(2 * 4.09e9 * 5 * (32 / 224) ** 2, rel=0.1)
@@ -116,8 +116,12 @@ def test_the_tool_compares_models_with_plain_resnet50(run_here, tmp_path: Path):
     assert set(ours["parts"]["inference"]) == shared | {"pixel decoder", "query decoder", "masks"}
     assert set(theirs["parts"]["inference"]) == shared | {"dilated", "blocks", "decoder"}
     assert {"criterion", "encoder"} < set(ours["parts"]["train"]) & set(theirs["parts"]["train"])
-    row = next(line for line in done.stdout.splitlines() if line.startswith(f"| {QUICKSTART} "))
-    assert f"{1e3 * ours['train']:.0f}" in row.replace(" ", "").split("|")
+    rows = [line.replace(" ", "").split("|") for line in done.stdout.splitlines() if line.startswith(f"| {QUICKSTART}")]
+    assert f"{1e3 * ours['train']:.0f}" in rows[0]
+    assert graph["inference_ratio"] == pytest.approx(graph["inference"] / reference["inference"])
+    assert rows[1][1:3] == [f"{QUICKSTART},CPUExecutionProvider", rows[0][2]]  # of as many parameters
+    assert f"{1e3 * graph['inference']:.0f}" in rows[1]
+    assert rows[1][-5:] == [""] * 5  # no training, no memory
     loading = found["pipeline"]["loading"]
     assert f"{1e3 * loading:.1f} ms ({100 * loading / ours['train']:.1f} % of a training step)" in done.stdout
 
@@ -148,6 +152,7 @@ def test_costs_grow_with_what_is_varied(run_here, tmp_path: Path):
         (["--vary", "INPUT.IMAGE_SIZE", "64", "100"], "INPUT.IMAGE_SIZE is 100: the networks take multiples of 32"),
         (["--vary", "INPUT.NUM_FRAMES", "5", "2", "--labeled-frames", "3"], "than the 2 of a clip"),
         (["--figure", "a.png"], "--figure a.png has nothing to draw: give --vary"),
+        (["--exported", "--amp"], "--exported measures graphs in float32, in the tables: leave --report and --amp out"),
         (["--compile", "fast"], "torch.compile has no backend 'fast' here: choose from"),
     ],
 )

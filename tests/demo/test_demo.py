@@ -6,6 +6,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import soundfile
 import torch
 from helpers.videos import RedWhenLoud, make_video
 from pycocotools.coco import COCO
@@ -223,7 +224,9 @@ def test_a_part_is_what_the_whole_has_there(name: str, tmp_path: Path):
 
 def test_another_sound_is_heard_and_played(run_here, weights: Path, tmp_path: Path):
     video = make_video(tmp_path / "a.mp4", seconds=2, sound=False)
-    for audio, level in {"mute": -100, "noise": -20}.items():
+    tone = 0.25 * np.sin(2 * np.pi * 440 * np.arange(2 * 22050) / 22050)
+    soundfile.write(tmp_path / "tone.flac", tone, 22050)
+    for audio, level in {"mute": -100, "noise": -20, tmp_path / "tone.flac": -15}.items():
         given = ("--input", video, "--weights", weights, "--audio", audio, "--fps", 1, "--start", 0.5)
         done = run_here("tools/demo.py", *given, "--json", tmp_path / "a.json", "--output", tmp_path / "o.mp4")
         assert done.returncode == 0, done.stderr
