@@ -45,7 +45,12 @@ def main() -> None:
     if args.password == "":
         raise AVSInputError("--password is empty: give one, or leave it out")
     limits = Limits(args.max_seconds, args.max_megabytes, args.max_kept_megabytes)
-    from transavs.demo.web import serve
+    try:
+        from transavs.demo.web import serve
+    except ImportError as error:
+        raise AVSInputError(
+            'gradio is not installed, and the page is made of it: pip install "transavs[web]"'
+        ) from error
 
     serve(load_predictor(args), host=args.host, port=args.port, limits=limits, password=args.password)
 

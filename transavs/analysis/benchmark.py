@@ -239,10 +239,12 @@ def _costs_in_turns(configs: Mapping[str, CfgNode], workload: Workload, rounds: 
             model.compile(step)
         steps: dict[str, Step] = {name: getattr(model, step) for name, model in models.items()}
         if step == "inference" and workload.exported:
-            for name in [name for name in configs if name != REFERENCE]:
-                runtime, predict = models[name].exported(configs[name])
-                steps[f"{name}, {runtime}"] = predict
-                costs[f"{name}, {runtime}"] = {key: costs[name][key] for key in ("parameters", "flops")} | {"parts": {}}
+            for name, cfg in configs.items():
+                if name != REFERENCE:
+                    runtime, predict = models[name].exported(cfg)
+                    steps[f"{name}, {runtime}"] = predict
+                    as_before = {key: costs[name][key] for key in ("parameters", "flops")}
+                    costs[f"{name}, {runtime}"] = as_before | {"parts": {}}
         times = interleaved_times(steps, rounds, models[REFERENCE].device)
         reference = statistics.median(times[REFERENCE])
         for name, values in times.items():

@@ -14,45 +14,29 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import gradio as gr
+
 from transavs.data.synthetic.video import write_synthetic_video
 from transavs.demo.session import (
-    ANOTHER,
     DRAWN_SIDE,
     EARLIER,
     MEGABYTE,
     OWN,
-    SOUNDS,
     DemoSession,
-    Drawing,
     Limits,
     Progress,
     Visit,
     heard_with,
 )
-from transavs.demo.summary import summary_of
+from transavs.demo.web_layout import CSS, FONT, answer, earlier, earlier_players, question, shown, videos
 from transavs.inference.predictor import AVSPredictor
 from transavs.utils.errors import AVSInputError
-
-try:
-    import gradio as gr
-except ImportError as error:
-    raise AVSInputError('gradio is not installed, and the page is made of it: pip install "transavs[web]"') from error
 
 TITLE = "What makes the sound?"
 EXAMPLES = 8
 EXAMPLE: dict[str, Any] = {"seconds": 10, "frame_rate": 15, "size": (320, 320)}
 KEPT_SECONDS = 3600  # how long an uploaded or a drawn file is kept
-VIDEO_HEIGHT, EARLIER_HEIGHT = 360, 240
-RATES = (("1", 1), ("2", 2), ("5", 5), ("10", 10), ("every frame", 0))
 USER = "visitor"
-CAMERA = {"width": {"ideal": 640}, "height": {"ideal": 480}}  # gradio would ask for 1920 x 1440
-FONT = gr.themes.LocalFont("Source Sans Pro", weights=(400, 700))  # comes with gradio
-CSS = """
-.gradio-container { max-width: 1180px !important; margin: 0 auto !important; }
-footer { display: none !important; }
-/* The buttons for upload and camera stay in sight below a video, which gradio lets take the whole height. */
-#given .video-container { height: calc(100% - 21px); }
-"""
 
 
 class CanceledError(Exception):
@@ -175,20 +159,9 @@ class Page:
             visit = gr.State(Visit(), time_to_live=KEPT_SECONDS, delete_callback=Visit.remove)
             gr.Markdown(f"# {TITLE}\n{self.about()}")
             with gr.Row(equal_height=True):
-                given = gr.Video(
-                    label="Video",
-                    sources=["upload", "webcam"],
-                    webcam_options=gr.WebcamOptions(constraints={"video": CAMERA}),
-                    height=VIDEO_HEIGHT,
-                    min_width=320,
-                    elem_id="given",
-                )
-                result = player("What sounds", VIDEO_HEIGHT, elem_id="result")
+                given, result = videos()
             with gr.Row():
-                before = [
-                    player("Before", EARLIER_HEIGHT, elem_id=f"before-{number}", visible=False)
-                    for number in range(1, EARLIER + 1)
-                ]
+                before = earlier_players()
             with gr.Row():
                 with gr.Column():
                     generate, *asked, start, cancel = question()
@@ -220,66 +193,6 @@ class Page:
             told.then(None, None, None, cancels=[started, redrawn])
             page.unload(self.cancel)
         return page
-
-
-def player(label: str, height: int, **options: Any) -> gr.Video:
-    """A result, which cannot be exchanged by the visitor."""
-    return gr.Video(label=label, interactive=False, height=height, min_width=240, buttons=[], **options)
-
-
-def question() -> tuple[Any, ...]:
-    """Lay out the question: an example, the sound, another sound's file, the rate, buttons to start and to cancel."""
-    generate = gr.Button("Try a generated video", size="md", elem_id="generate")
-    choice = gr.Radio(list(SOUNDS), value=OWN, label="The model hears", elem_id="sound")
-    another = gr.File(
-        label="Another sound: an audio or a video file",
-        file_types=["audio", "video"],
-        height=120,
-        visible=False,
-        elem_id="another",
-    )
-    choice.change(lambda chosen: gr.update(visible=chosen == ANOTHER), choice, another, api_visibility="private")
-    rate = gr.Radio(list(RATES), value=5, label="Masks per second", elem_id="rate")
-    with gr.Row():
-        start = gr.Button("Find what sounds", variant="primary", scale=3, min_width=160, elem_id="start")
-        cancel = gr.Button("Cancel", min_width=80, elem_id="cancel")
-    return generate, choice, another, rate, start, cancel
-
-
-def answer() -> tuple[Any, ...]:
-    """Lay out what is told beside the result: the threshold, three downloads and the summary."""
-    threshold = gr.Slider(
-        0.05,
-        0.95,
-        0.5,
-        step=0.05,
-        label="Threshold: a pixel is marked where its score is above",
-        info="Draws the result anew, without running the network again.",
-        elem_id="threshold",
-    )
-    with gr.Row():
-        video_file = gr.DownloadButton("Video (MP4)", interactive=False, size="md", elem_id="video-file")
-        mask_file = gr.DownloadButton("Masks (COCO JSON)", interactive=False, size="md", elem_id="mask-file")
-        archive = gr.DownloadButton("Masks (PNG)", interactive=False, size="md", elem_id="archive")
-    summary = gr.HTML(elem_id="summary")
-    return threshold, video_file, mask_file, archive, summary
-
-
-def earlier(visit: Visit) -> list[Any]:
-    """The results before the last one, and nothing in the players that are left."""
-    kept = [gr.update(value=video, label=f"Before: heard {heard}", visible=True) for video, heard in visit.earlier]
-    return kept + [gr.update(value=None, visible=False)] * (EARLIER - len(kept))
-
-
-def shown(run: DemoSession, drawing: Drawing, choice: str) -> tuple[Any, ...]:
-    """The result, the three downloads and the summary."""
-    return (
-        gr.update(value=str(drawing.overlay), label=f"What sounds: heard {choice}"),
-        gr.update(value=str(drawing.overlay), interactive=True),
-        gr.update(value=str(drawing.coco), interactive=True),
-        gr.update(value=str(drawing.archive), interactive=True),
-        summary_of(run, drawing),
-    )
 
 
 def serve(predictor: AVSPredictor, *, host: str, port: int, limits: Limits, password: str | None = None) -> None:
