@@ -11,7 +11,7 @@ import av
 import numpy as np
 
 from transavs.media.audio_file import SAMPLE_RATE
-from transavs.media.container import check_sound, like_frames, open_media
+from transavs.media.container import PACKED, check_sound, like_frames, open_media, samples_of
 from transavs.utils.errors import AVSInputError, one_line
 
 MUTE, NOISE = "mute", "noise"
@@ -102,10 +102,10 @@ class SoundFile:
     def sound(self, sample_rate: int, layout: str | None = None) -> Iterator[np.ndarray]:
         left = round(min(self._seconds * sample_rate, sys.maxsize))
         for run in like_frames(self._decoded()):
-            resampler = av.AudioResampler("fltp", layout or self._layout, sample_rate)
+            resampler = av.AudioResampler(PACKED, layout or self._layout, sample_rate)
             for frame in chain(run, [None]):
                 for resampled in resampler.resample(frame):
-                    block = resampled.to_ndarray()[:, :left]
+                    block = samples_of(resampled)[:, :left]
                     left -= block.shape[1]
                     if block.size:
                         yield block

@@ -13,6 +13,7 @@ import numpy as np
 from transavs.utils.errors import AVSInputError
 from transavs.utils.limits import MAX_CHANNELS, MAX_PIXELS, MAX_SAMPLE_RATE
 
+PACKED = "flt"  # samples of all channels in turn
 NO_LARGER = {"max_pixels": str(MAX_PIXELS)}  # of a picture
 # A playlist may name other files of this machine, or addresses; FFmpeg would read those by a protocol, and has none.
 ALONE = {"protocol_whitelist": "none", **NO_LARGER}
@@ -74,6 +75,14 @@ def like_frames(frames: Iterable[Any]) -> Iterator[Iterator[Any]]:
         yield run
 
 
+def samples_of(frame: Any) -> np.ndarray:
+    """float32 (channels, n) of a frame of the format PACKED.
+
+    Of planar frames of eight channels or more PyAV finds more planes than there are, and reads beyond them.
+    """
+    return frame.to_ndarray().reshape(-1, frame.layout.nb_channels).T
+
+
 def steady_sound(
     frames: Iterable[Any], start: float, sample_rate: int, layout: str | None = None
 ) -> Iterator[np.ndarray]:
@@ -109,7 +118,7 @@ def _resampler(frame: Any, sample_rate: int, layout: str, first_sample: int) -> 
             time_base=frame.time_base,
         ),
         graph.add("aresample", f"{sample_rate}:async=1:first_pts={first_sample}"),
-        graph.add("aformat", f"sample_fmts=fltp:sample_rates={sample_rate}:channel_layouts={layout}"),
+        graph.add("aformat", f"sample_fmts={PACKED}:sample_rates={sample_rate}:channel_layouts={layout}"),
         graph.add("abuffersink"),
     ]
     graph.link_nodes(*nodes).configure()
@@ -118,7 +127,7 @@ def _resampler(frame: Any, sample_rate: int, layout: str, first_sample: int) -> 
         graph.push(decoded)
         while True:
             try:
-                yield graph.pull().to_ndarray()
+                yield samples_of(graph.pull())
             except (av.error.BlockingIOError, av.error.EOFError):
                 return
 
