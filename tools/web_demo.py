@@ -13,7 +13,7 @@ from detectron2.utils.logger import setup_logger
 from transavs.demo.arguments import add_model_arguments, load_predictor
 from transavs.demo.session import Limits
 from transavs.utils.command_line import run_tool
-from transavs.utils.errors import AVSInputError
+from transavs.utils.errors import AVSInputError, require
 
 PASSWORD = "TRANSAVS_WEB_PASSWORD"
 
@@ -45,12 +45,8 @@ def main() -> None:
     if args.password == "":
         raise AVSInputError("--password is empty: give one, or leave it out")
     limits = Limits(args.max_seconds, args.max_megabytes, args.max_kept_megabytes)
-    try:
-        from transavs.demo.web import serve
-    except ImportError as error:
-        raise AVSInputError(
-            'gradio is not installed, and the page is made of it: pip install "transavs[web]"'
-        ) from error
+    require("gradio", "web", "the page")
+    from transavs.demo.web import serve
 
     serve(load_predictor(args), host=args.host, port=args.port, limits=limits, password=args.password)
 

@@ -40,10 +40,10 @@ def train_two_iterations(config: Path, output: Path) -> None:
             trainer.run_step()
         assert trainer.storage.latest()["total_loss"][0] > 0
     assert all(p.isfinite().all() for p in trained.values())
-    # A norm's weight, 1, may be too coarse for the first steps behind a layer scale of 1e-5.
-    moved = sum(not torch.equal(before[name], p) for name, p in trained.items())
-    assert moved > 0.8 * len(trained)
-    assert sum(p.grad is not None and bool(p.grad.any()) for p in trained.values()) > 0.9 * len(trained)
+    # Norms' weights of 1 are too coarse for the first steps behind DINOv3's layer scale of 1e-5.
+    coarse = {name for name, p in trained.items() if p.grad is not None and p.grad.any() and (p == 1).all()}
+    learned = coarse | {name for name, p in trained.items() if not torch.equal(before[name], p)}
+    assert len(learned) > 0.9 * len(trained)
 
 
 @pytest.mark.parametrize("config", AVSBENCH + TPAVI + ENCODER, ids=lambda path: path.stem)

@@ -239,12 +239,11 @@ def _costs_in_turns(configs: Mapping[str, CfgNode], workload: Workload, rounds: 
             model.compile(step)
         steps: dict[str, Step] = {name: getattr(model, step) for name, model in models.items()}
         if step == "inference" and workload.exported:
-            for name, cfg in configs.items():
-                if name != REFERENCE:
-                    runtime, predict = models[name].exported(cfg)
-                    steps[f"{name}, {runtime}"] = predict
-                    as_before = {key: costs[name][key] for key in ("parameters", "flops")}
-                    costs[f"{name}, {runtime}"] = as_before | {"parts": {}}
+            graphs = {name: models[name].exported(cfg) for name, cfg in configs.items() if name != REFERENCE}
+            for name, (runtime, predict) in graphs.items():
+                steps[f"{name}, {runtime}"] = predict
+                unchanged = {key: costs[name][key] for key in ("parameters", "flops")}
+                costs[f"{name}, {runtime}"] = unchanged | {"parts": {}}
         times = interleaved_times(steps, rounds, models[REFERENCE].device)
         reference = statistics.median(times[REFERENCE])
         for name, values in times.items():

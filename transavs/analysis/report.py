@@ -79,8 +79,10 @@ def write_report(
             bar.set_postfix_str(", ".join(begin))
             row = replace(workload, clips=number, precision=precision, compiler=compiler)
             found = _measured(partial(_seconds_and_bytes, configs[model], row, step, rounds))
-            cells: Sequence[str] = (str(found), "", "", "")
-            if not isinstance(found, str):
+            cells: Sequence[str]
+            if isinstance(found, str):
+                cells = (found, "", "", "")
+            else:
                 seconds, memory = found
                 images = number * configs[model].INPUT.NUM_FRAMES / seconds
                 share = ""

@@ -1,6 +1,5 @@
 """Models as the predictor runs them: tensors of clips in, probabilities out, from a checkpoint or an exported file."""
 
-import importlib
 import json
 import logging
 import reprlib
@@ -20,10 +19,11 @@ from transavs.checkpoint.load import load_model
 from transavs.data.audio import VGGishLogMel
 from transavs.data.front_ends import AudioFrontEnd, find_front_end, front_end_from_dict
 from transavs.modeling.meta_arch import AVSModel, check_device
-from transavs.utils.errors import AVSInputError, one_line
+from transavs.utils.errors import AVSInputError, one_line, require
 from transavs.utils.limits import MAX_SIDE
 from transavs.utils.precision import autocast, find_precision
 
+EXTRA = "export"  # of packages that only exported models need
 FORMAT_KEY = "clip_format"  # under which both kinds of files hold the ClipFormat
 OPENVINO = "OpenVINOExecutionProvider"  # of the package onnxruntime-openvino; on CPUs faster than ONNX Runtime's own
 # Of ONNX Runtime by kind of device, best first.
@@ -205,14 +205,6 @@ def default_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def require(package: str) -> Any:
-    """A package that only exported models need."""
-    try:
-        return importlib.import_module(package)
-    except ImportError as error:
-        raise AVSInputError(f'{package} is not installed: pip install "transavs[export]"') from error
-
-
 def read_format(found: dict[str, str], path: str | Path) -> ClipFormat:
     """The ClipFormat among what a file holds beside the model."""
     if not found.get(FORMAT_KEY):
@@ -260,7 +252,7 @@ class OnnxBackend(InferenceBackend):
 
     @classmethod
     def from_file(cls, path: str | Path, device: str | torch.device | None) -> "OnnxBackend":
-        runtime = require("onnxruntime")
+        runtime = require("onnxruntime", EXTRA)
         offered = runtime.get_available_providers()
         kinds = [torch.device(device).type] if device else list(PROVIDERS)
         providers = [name for kind in kinds for name in PROVIDERS.get(kind, [f"{kind.upper()}ExecutionProvider"])]

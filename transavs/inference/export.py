@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
-from transavs.inference.backends import FORMAT_KEY, ClipFormat, InferenceBackend, PyTorchBackend, load_backend, require
+from transavs.inference.backends import EXTRA, FORMAT_KEY, ClipFormat, InferenceBackend, PyTorchBackend, load_backend
 from transavs.modeling.meta_arch import AVSModel
 from transavs.utils.atomic_files import atomic_write
-from transavs.utils.errors import AVSInputError, one_line
+from transavs.utils.errors import AVSInputError, one_line, require
 
 # Two numbers, neither of them 1, which a graph treats on its own: what holds for both holds for any number of clips.
 TRACED_CLIPS = 2
@@ -108,7 +108,7 @@ def write_program(program: ExportedProgram, clip_format: ClipFormat, path: Path)
 
 def write_onnx(program: ExportedProgram, clip_format: ClipFormat, path: Path) -> None:
     for package in ("onnx", "onnxscript", "onnxruntime"):
-        require(package)
+        require(package, EXTRA)
     with quiet():
         graph = torch.onnx.export(program, (), dynamo=True, output_names=["probabilities"], verbose=False)
     assert graph is not None  # it is for dynamo=True

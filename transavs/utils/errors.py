@@ -1,7 +1,8 @@
 """The one exception for everything that a user can put right."""
 
+import importlib
 from collections.abc import Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 Entry = TypeVar("Entry")
 
@@ -25,6 +26,24 @@ def choose(table: Mapping[str, Entry], name: str, what: str) -> Entry:
     if name not in table:
         raise AVSInputError(f"there is no {what} {name!r}: choose from {', '.join(table)}")
     return table[name]
+
+
+def require(package: str, extra: str, made_of_it: str = "") -> Any:
+    """Import a package that an extra of ours installs.
+
+    Args:
+        package: to import.
+        extra: that installs it.
+        made_of_it: what cannot be without it, for the message.
+
+    Raises:
+        AVSInputError: it is not installed.
+    """
+    try:
+        return importlib.import_module(package)
+    except ImportError as error:
+        reason = f", and {made_of_it} is made of it" if made_of_it else ""
+        raise AVSInputError(f'{package} is not installed{reason}: pip install "transavs[{extra}]"') from error
 
 
 def one_line(error: BaseException, limit: int = 200) -> str:

@@ -21,27 +21,13 @@ from torch import Tensor, nn
 from transavs.data.filter_banks import ClapLogMel, KaldiFilterBank
 from transavs.data.front_ends import AudioFrontEnd
 from transavs.modeling.backbones.audio import AUDIO_BACKBONE_REGISTRY, AudioBackbone
-from transavs.utils.errors import AVSInputError, one_line
+from transavs.utils.errors import AVSInputError, one_line, require
 from transavs.utils.weight_files import read_weights
 
 # Values of a config of transformers that change nothing of what a trained model gives.
 OF_TRAINING = re.compile("drop|initializer|max_length|num_classes|projection")
 # Parameters of a timm model's checkpoint that only its pretraining and its classes need.
 OF_PRETRAINING = ("head.", "decoder", "mask_token")
-
-
-def import_transformers(name: str) -> Any:
-    """Import transformers for the audio backbone ``name``.
-
-    Raises:
-        AVSInputError: it is not installed.
-    """
-    try:
-        return importlib.import_module("transformers")
-    except ImportError as error:
-        raise AVSInputError(
-            f'transformers is not installed, and {name} is made of it: pip install "transavs[encoders]"'
-        ) from error
 
 
 class PretrainedAudio(AudioBackbone):
@@ -103,14 +89,14 @@ class TransformersAudio(PretrainedAudio):
 
     def make_config(self, **size: Any) -> Any:
         """Make the library's config of options and size."""
-        transformers = import_transformers(type(self).__name__)
+        transformers = require("transformers", "encoders", type(self).__name__)
         config_class = getattr(transformers, self.config_name)
         self.check_options(config_class().to_dict().keys())
         return config_class(**self.options | size)
 
     @property
     def model_class(self) -> Any:
-        return getattr(import_transformers(type(self).__name__), self.model_name)
+        return getattr(require("transformers", "encoders", type(self).__name__), self.model_name)
 
     def read_published(self, path: str) -> dict[str, Tensor]:
         """Read a state dict of the body as published, from a file, a folder or the hub.
