@@ -244,3 +244,87 @@ def test_masks_of_queries_that_no_object_takes_cost_nothing_and_are_not_computed
     assert taken[1:] == [2, 0]
     for one, other in zip(*found, strict=True):
         torch.testing.assert_close(one, other)
+
+
+def ellipses(frames: int, size: int) -> torch.Tensor:
+    """float (frames, size, size) in [0, 1]: an ellipse in each frame, with the share of a pixel at its edge."""
+    fine = 8
+    y, x = torch.meshgrid(*[(torch.arange(size * fine) + 0.5) / fine] * 2, indexing="ij")
+    shapes = []
+    for number in range(frames):
+        middle_y, middle_x = size * (0.4 + 0.05 * number), size * (0.62 - 0.06 * number)
+        shapes.append(((y - middle_y) / (0.22 * size)) ** 2 + ((x - middle_x) / (0.3 * size)) ** 2 < 1)
+    return torch.nn.functional.avg_pool2d(torch.stack(shapes).float(), fine)
+
+
+def middles(masks: torch.Tensor) -> torch.Tensor:
+    """Centers of mass (frames, 2) of (frames, size, size), in pixels."""
+    places = torch.arange(masks.shape[-1], dtype=torch.float32)
+    mass = masks.sum((1, 2))
+    return torch.stack([(masks.sum(3 - dim) * places).sum(1) / mass for dim in (1, 2)], 1)
+
+
+@pytest.mark.parametrize("stride", [1, 2, 3, 4, 7])
+def test_free_masks_fitted_by_the_criterion_stand_where_the_truth_is(stride: int):
+    torch.manual_seed(0)
+    size = 64
+    soft = ellipses(4, size)
+    masks = (soft > 0.5).long()
+    segmentation = SegmentationLosses(
+        query_target="object", queries_per_object=1, focal_alpha=-1.0, focal_gamma=2.0, sharpness=8.0
+    )
+    criterion = make_criterion(segmentation=segmentation, loss_stride=stride, aqdl_threshold=1.0, aqml_threshold=1.0)
+    logits = torch.zeros(4, 2, K, requires_grad=True)
+    pred_masks = torch.randn(4, 2, size // 4, size // 4, requires_grad=True)
+    optimizer = torch.optim.Adam([logits, pred_masks], lr=0.2)
+    for _ in range(200):
+        outputs = {"audio_queries": torch.zeros(4, 2, D), "pred_logits": logits, "pred_masks": pred_masks}
+        optimizer.zero_grad()
+        sum(criterion(outputs, masks, masks).values()).backward()
+        optimizer.step()
+    predicted = (semantic_inference(logits, pred_masks, (size, size)).argmax(1) == 1).float()
+    union = torch.maximum(predicted, masks.float()).sum()
+    assert (predicted * masks).sum() / union > 0.96
+    assert (middles(predicted) - middles(masks.float())).mean(0).abs().max() < 0.1
+
+
+def test_all_offsets_of_a_stride_together_are_the_loss_on_all_pixels(monkeypatch):
+    """At a stride that divides neither side, with ignored pixels; the offsets are drawn one after the other."""
+    stride = 3
+    masks = torch.randint(K, (F, 20, 16), generator=torch.Generator().manual_seed(1))
+    masks[0, 5:9, 3:8] = 255
+    log_probs = torch.randn(F, K, 5, 4)
+    full, strided = make_criterion(), make_criterion(loss_stride=stride)
+
+    def focal_sum(criterion: AVSCriterion) -> tuple[float, float]:
+        truth = criterion.ground_truth(masks, masks.clamp(max=1), (5, 4))
+        seen = (truth.masks, truth.counts, truth.one_hot, truth.grid)
+        mean, _ = criterion.segmentation.joint_losses(log_probs, *seen)
+        return mean.item() * truth.counts.sum().item(), truth.counts.sum().item()
+
+    offsets = [(y, x) for y in range(stride) for x in range(stride)]
+    drawn = iter([number for offset in offsets for number in offset])
+    monkeypatch.setattr(torch, "randint", lambda high, size: torch.tensor(next(drawn)))
+    sums, counts = zip(*(focal_sum(strided) for _ in offsets), strict=True)
+    expected, pixels = focal_sum(full)
+    assert sum(counts) == pixels == F * 20 * 16 - 20
+    assert sum(sums) == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_offset_of_a_stride_changes_from_step_to_step():
+    torch.manual_seed(0)
+    criterion = make_criterion(loss_stride=4)
+    firsts = {tuple(index.start for index in criterion.sample_pixels(32, 32)[0][1:]) for _ in range(200)}
+    assert firsts == {(y, x) for y in range(4) for x in range(4)}
+
+
+@pytest.mark.parametrize("stride", [2, 5])
+def test_what_queries_are_asked_for_does_not_depend_on_the_stride(stride: int):
+    """Objects of a few pixels keep their shares and classes: these come from the full masks."""
+    masks, objects = torch.zeros(2, F, 24, 24, dtype=torch.int64)
+    objects[0, 3, 5], objects[0, 10:12, 10:12], objects[2, 23, 23] = 1, 2, 1
+    masks[objects > 0] = 1
+    one, other = (make_criterion(loss_stride=n).ground_truth(masks, objects, (6, 6)) for n in (1, stride))
+    for name in ("shares", "objects", "object_classes"):
+        assert torch.equal(getattr(one, name), getattr(other, name))
+    assert one.object_classes.tolist() == [[1, 1, 0], [0, 0, 0], [1, 0, 0]]

@@ -7,6 +7,7 @@ from torch.nn import functional as F
 from transavs.modeling.transavs.losses import (
     audio_query_distance_loss,
     audio_query_mask_loss,
+    class_shares,
     dice_loss,
     focal_loss,
     one_hot_masks,
@@ -157,3 +158,13 @@ def test_query_mask_costs_equal_those_of_each_pair_alone():
     torch.testing.assert_close(*gradients)
     extreme = query_mask_costs(torch.full((1, 1, 2, 2), -200.0, requires_grad=True), torch.ones(1, 1, 2, 2), gamma=2.0)
     assert all(cost.isfinite().all() for cost in extreme)
+
+
+@pytest.mark.parametrize(("pixels", "cells"), [((32, 48), (8, 12)), ((21, 30), (6, 8)), ((7, 5), (9, 5)), ((4, 4), (1, 1))])
+def test_class_shares_are_adaptive_means_of_one_hot_masks(pixels: tuple[int, int], cells: tuple[int, int]):
+    """At sizes that divide and sizes that do not; pixels of ids beyond the classes belong to none."""
+    classes = 5
+    masks = torch.randint(classes, (3, *pixels), generator=torch.Generator().manual_seed(0))
+    masks[1, :2, :3], masks[2, 0, 0] = 255, classes
+    one_hot = torch.stack([(masks == number).float() for number in range(classes)], 1)
+    torch.testing.assert_close(class_shares(masks, classes, cells), F.adaptive_avg_pool2d(one_hot, cells))

@@ -18,6 +18,7 @@ from transavs.modeling.tpavi.avm_loss import (
 )
 from transavs.modeling.tpavi.block import TPAVIBlock
 from transavs.modeling.tpavi.decoder import DilatedSum, FusionBlock, FusionDecoder, ResidualUnit
+from transavs.modeling.tpavi.meta_arch import segmentation_loss
 from transavs.utils.errors import AVSInputError
 
 C, A, T = 12, 7, 3
@@ -162,12 +163,18 @@ def test_masks_of_avm():
     torch.testing.assert_close(soft[0, 0, 0, 1], logits[0, 0, :4, 4:].mean().sigmoid())
     assert soft.requires_grad
     hard = hard_mask(logits, (2, 2))
-    assert torch.equal(hard, (soft > 0.5).float())
+    # AVSBench's AVSS code decides pixel by pixel and then averages the decisions.
+    for row, column in ((0, 0), (0, 1), (1, 0), (1, 1)):
+        cell = logits[1, 0, 4 * row : 4 * row + 4, 4 * column : 4 * column + 4]
+        assert hard[1, 0, row, column].item() == sum(value > 0 for value in cell.flatten().tolist()) / 16
     assert not hard.requires_grad
     classes = torch.zeros(1, 3, 4, 4)
     classes[0, 2, :2] = 5
     classes[0, 0, 2:] = 5
-    assert hard_mask(classes, (2, 2))[0, 0].tolist() == [[1, 1], [0, 0]]
+    classes[0, 0, 0, 0] = 9  # a strong background pixel among weaker sounding ones, which the mean logit would hide
+    classes[0, 1, 3, 3] = 9
+    assert hard_mask(classes, (2, 2))[0, 0].tolist() == [[0.75, 1], [0, 0.25]]
+    classes[0, 0, 0, 0] = classes[0, 1, 3, 3] = 0
     torch.testing.assert_close(soft_mask(classes, (2, 2))[0, 0, :, 0], 1 - classes[0, :, ::2, 0].softmax(0)[0])
 
 
@@ -182,15 +189,35 @@ def test_avm_as_configured(tiny_cfg, reduction: str, rectified: bool):
     expected = []
     for f in range(3):
         vector = torch.zeros(C)
-        inside = [
-            (y, x) for y in range(4) for x in range(4) if logits[f, 0, 2 * y : 2 * y + 2, 2 * x : 2 * x + 2].sum() > 0
-        ]
-        for y, x in inside:
-            vector += (features[f, :, y, x].clamp(min=0) if rectified else features[f, :, y, x]) / len(inside)
+        shares = {
+            (y, x): (logits[f, 0, 2 * y : 2 * y + 2, 2 * x : 2 * x + 2] > 0).sum() / 4 for y in range(4) for x in range(4)
+        }
+        for (y, x), share in shares.items():
+            feature = features[f, :, y, x].clamp(min=0) if rectified else features[f, :, y, x]
+            vector += share * feature / max(1, sum(shares.values()))
         p, q = sounds[f].softmax(0), vector.softmax(0)
         expected.append((p * (p / q).log()).sum())
     total = sum(expected) / (1 if reduction == "sum" else 3)
     torch.testing.assert_close(AVMLoss(tiny_cfg)(logits, features, sounds), total)
+
+
+@pytest.mark.parametrize("outputs", [1, 4])
+def test_ignored_pixels_take_no_part_in_the_segmentation_loss(outputs: int):
+    """Their ids are beyond the classes; for one logit there are two classes."""
+    logits = torch.randn(2, outputs, 6, 5, requires_grad=True)
+    masks = torch.randint(max(2, outputs), (2, 6, 5))
+    masks[0, :3], masks[1, 2, 2] = 255, max(2, outputs)
+    loss, pixels = segmentation_loss(logits, masks)
+    expected = []
+    for f, y, x in (masks < max(2, outputs)).nonzero().tolist():
+        scores = logits[f, :, y, x] if outputs > 1 else torch.stack([0 * logits[f, 0, y, x], logits[f, 0, y, x]])
+        expected.append(-scores.log_softmax(0)[masks[f, y, x]])
+    torch.testing.assert_close(loss, torch.stack(expected).mean())
+    assert pixels == len(expected) == 60 - 15 - 1
+    (gradient,) = torch.autograd.grad(loss, logits)
+    assert (gradient.abs().amax(1) > 0).tolist() == (masks < 255).where(masks < max(2, outputs), False).tolist()
+    loss, pixels = segmentation_loss(logits, torch.full_like(masks, 255))
+    assert loss == pixels == 0
 
 
 @pytest.mark.parametrize("key", ["FORM", "MASK", "REDUCTION"])

@@ -175,7 +175,8 @@ def _add_criterion_config(cfg: CN) -> None:
     cfg.MODEL.TRANSAVS.DICE_WEIGHT = 5.0
     # Exponent g of the smooth maximum over queries that the pixel losses act on; 1 = plain sum.
     cfg.MODEL.TRANSAVS.SMOOTH_MAX_EXPONENT = 8.0
-    # The pixel losses look at every so many pixels of the ground truth; many classes at full size take much memory.
+    # The pixel losses look at every n-th row and column of the ground truth, from a random offset in each iteration;
+    # many classes at full size take much memory.
     cfg.MODEL.TRANSAVS.LOSS_STRIDE = 1
     # Which class, and perhaps which mask of its own, a query is asked for: a rule of
     # transavs/modeling/transavs/query_targets.py.
@@ -220,8 +221,8 @@ def _add_tpavi_config(cfg: CN) -> None:
     cfg.MODEL.TPAVI.AVM_WEIGHT = 0.0
     # Towards the sound, "av", or towards the visual vector of the frame that sounds most alike, "vv".
     cfg.MODEL.TPAVI.AVM_FORM = "av"
-    # "soft", the probability, which gets a gradient, as in AVSBench's MS3 model; "hard", the decision, as in its
-    # AVSS model.
+    # Mask of a level's cells: "soft", the probability of the averaged logits, which gets a gradient, as in AVSBench's
+    # MS3 model; "hard", the share of pixels decided for a class, as in its AVSS model.
     cfg.MODEL.TPAVI.AVM_MASK = "soft"
     # "sum" over the frames of the whole batch, as in AVSBench's MS3 code; "mean", as in its AVSS code.
     cfg.MODEL.TPAVI.AVM_REDUCTION = "sum"

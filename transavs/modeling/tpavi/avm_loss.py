@@ -31,13 +31,13 @@ def soft_mask(logits: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def hard_mask(logits: Tensor, size: tuple[int, int]) -> Tensor:
-    """1 where the averaged logits decide for anything but background: AVSBench's AVSS form, without gradient.
+    """Share of each cell's pixels that are decided for anything but background: AVSBench's AVSS form, no gradient.
 
     Arguments and shapes as of :func:`soft_mask`.
     """
-    pooled = F.adaptive_avg_pool2d(logits.detach().float(), size)
-    sounding = pooled > 0 if pooled.shape[1] == 1 else pooled.argmax(1, keepdim=True) > 0
-    return sounding.float()
+    logits = logits.detach()
+    sounding = logits > 0 if logits.shape[1] == 1 else logits.max(1, keepdim=True).indices > 0
+    return F.adaptive_avg_pool2d(sounding.float(), size)
 
 
 def masked_vectors(features: Tensor, masks: Tensor, over_image: bool) -> Tensor:

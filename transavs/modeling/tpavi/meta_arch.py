@@ -103,8 +103,8 @@ class TPAVI(AVSModel):
         labeled = self.labeled_indices(batched_inputs, list(accumulate(lengths[:-1], initial=0)))
         masks = torch.cat([clip["masks"] for clip in batched_inputs]).to(self.device)
         logits, levels, sounds = self.predict_clips(batched_inputs)
-        share = rank_loss_weight(len(masks), self.device)
-        losses = {"loss_mask": share * segmentation_loss(logits[labeled], masks)}
+        loss, pixels = segmentation_loss(logits[labeled], masks)
+        losses = {"loss_mask": rank_loss_weight(pixels, self.device) * loss}
         if self.avm is not None and sounds:
             per_level = [
                 self.avm(logits[labeled], levels[level][labeled], sound[labeled]) for level, sound in sounds.items()
@@ -198,14 +198,21 @@ class TPAVI(AVSModel):
         return torch.cat([1 - sounding, sounding], -3)
 
 
-def segmentation_loss(logits: Tensor, masks: Tensor) -> Tensor:
-    """Binary cross-entropy of one logit, or cross-entropy of K: the mean over pixels and frames.
+def segmentation_loss(logits: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
+    """Binary cross-entropy of one logit, or cross-entropy of K: the mean over pixels that count.
 
     Args:
         logits: (F, K or 1, H, W).
-        masks: int64 class ids (F, H, W); of K classes, pixels of other ids are ignored.
+        masks: int64 class ids (F, H, W); pixels of other ids are ignored.
+
+    Returns:
+        float (), the loss, 0 where all pixels are ignored; and int64 (), the number of pixels that count.
     """
+    counts = masks < max(2, logits.shape[1])
+    target = torch.where(counts, masks, 0)
     if logits.shape[1] == 1:
-        return F.binary_cross_entropy_with_logits(logits[:, 0].float(), masks.float())
-    ignored = -100
-    return F.cross_entropy(logits.float(), masks.where(masks < logits.shape[1], ignored), ignore_index=ignored)
+        loss = F.binary_cross_entropy_with_logits(logits[:, 0].float(), target.float(), reduction="none")
+    else:
+        loss = F.cross_entropy(logits.float(), target, reduction="none")
+    pixels = counts.sum()
+    return (loss * counts).sum() / pixels.clamp(min=1), pixels

@@ -21,6 +21,7 @@ from transavs.modeling.transavs.alignment import AudioVisualAlignment
 from transavs.modeling.transavs.losses import (
     audio_query_distance_loss,
     audio_query_mask_loss,
+    class_shares,
     dice_loss,
     focal_loss,
     one_hot_masks,
@@ -37,9 +38,10 @@ from transavs.utils.precision import without_autocast
 class GroundTruth:
     """Ground truth that every layer's predictions are compared with."""
 
-    masks: Tensor  # int64 class ids (F, H, W), the pixels that the losses look at
-    counts: Tensor  # float (F, H, W), 0 for pixels that are to be ignored, else 1
-    one_hot: Tensor  # the classes, (F, K, H, W); none of an ignored pixel
+    masks: Tensor  # int64 class ids (F, H', W') of the pixels that the joint losses look at
+    counts: Tensor  # float (F, H', W'), 0 for pixels that are to be ignored, else 1
+    one_hot: Tensor  # the classes, (F, K, H', W'); none of an ignored pixel
+    grid: Tensor | None  # (1, H', W', 2), places of these pixels as grid_sample takes them; None: all pixels
     shares: Tensor  # of each class in each cell of the predicted masks, (F, K, h, w)
     objects: Tensor  # of each object, (F, O, h, w)
     object_classes: Tensor  # int64 (F, O), 0 where there is no such object
@@ -89,7 +91,7 @@ class SegmentationLosses(nn.Module):
             ``loss_query_mask`` and ``loss_query_dice``.
         """
         log_probs, masks = smooth_max_log_probs(pred_logits, pred_masks, self.sharpness)
-        joint = recomputed(self.joint_losses, log_probs, truth.masks, truth.counts, truth.one_hot)
+        joint = recomputed(self.joint_losses, log_probs, truth.masks, truth.counts, truth.one_hot, truth.grid)
         targets = self.query_targets(pred_logits, masks, truth)
         query_log_p = pred_logits.log_softmax(-1).transpose(1, 2)
         losses = {
@@ -110,9 +112,15 @@ class SegmentationLosses(nn.Module):
                 losses[name] = ((cost * chosen).sum((1, 2)) / number).mean()
         return losses
 
-    def joint_losses(self, log_probs: Tensor, masks: Tensor, counts: Tensor, one_hot: Tensor) -> tuple[Tensor, Tensor]:
+    def joint_losses(
+        self, log_probs: Tensor, masks: Tensor, counts: Tensor, one_hot: Tensor, grid: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
         """Focal and Dice loss of joint log probabilities (F, K, h, w) at full size; see :class:`GroundTruth`."""
-        log_probs = F.interpolate(log_probs, size=masks.shape[-2:], mode="bilinear", align_corners=False)
+        if grid is None:
+            log_probs = F.interpolate(log_probs, size=masks.shape[-2:], mode="bilinear", align_corners=False)
+        else:  # the same values, at some pixels alone
+            grid = grid.expand(len(log_probs), -1, -1, -1)
+            log_probs = F.grid_sample(log_probs, grid, padding_mode="border", align_corners=False)
         log_shares = log_probs.log_softmax(1)
         focal = focal_loss(log_shares, masks, self.focal_alpha, self.focal_gamma) * counts
         return focal.sum() / counts.sum().clamp(min=1), dice_loss(log_shares.exp() * counts[:, None], one_hot).mean()
@@ -159,7 +167,8 @@ class AVSCriterion(nn.Module):
             hidden_dim: d, channels of an audio query.
             num_classes: K, background included.
             max_objects: O, more than a frame holds.
-            loss_stride: the losses look at every so many pixels of the ground truth, in rows and columns.
+            loss_stride: the joint losses look at every n-th row and column of the ground truth, from a random offset
+                in each step.
             weights: of ``loss_aqdl``, ``loss_aqml``, ``loss_ce``, ``loss_mask``, ``loss_dice``, ``loss_query_mask``,
                 ``loss_query_dice`` and ``loss_alignment``.
             aqdl_threshold, aqml_threshold: first values of the thresholds.
@@ -234,8 +243,10 @@ class AVSCriterion(nn.Module):
         for number, layer in enumerate(outputs.get("aux_outputs", [])):
             named = self.segmentation(layer["pred_logits"], layer["pred_masks"], truth)
             losses |= {f"{name}_{number}": value for name, value in named.items()}
-        share = rank_loss_weight(len(masks), masks.device)
-        losses = {name: share * value for name, value in losses.items()}
+        of_frames, of_pixels = (rank_loss_weight(n, masks.device) for n in (len(masks), truth.counts.sum()))
+        losses = {
+            name: (of_pixels if name.startswith("loss_mask") else of_frames) * value for name, value in losses.items()
+        }
         if self.alignment is not None:  # of all ranks together, and as heavy beside many layers' losses as beside few
             alignment = self.alignment(outputs["mask_features"], outputs["audio"], truth.objects)
             losses["loss_alignment"] = (1 + len(outputs.get("aux_outputs", []))) * alignment
@@ -243,20 +254,40 @@ class AVSCriterion(nn.Module):
 
     def ground_truth(self, masks: Tensor, objects: Tensor, size: Sequence[int]) -> GroundTruth:
         """Class ids and object numbers (F, H, W) -> what predicted masks of ``size`` are compared with."""
-        middle = slice(self.loss_stride // 2, None, self.loss_stride)
-        masks, objects = masks[:, middle, middle], objects[:, middle, middle]
-        counts = (masks < self.num_classes).float()
-        masks = torch.where(counts > 0, masks, 0)
-        one_hot = one_hot_masks(masks, self.num_classes) * counts[:, None]
-        each = one_hot_masks(objects, self.max_objects + 1)[:, 1:]
+        of_objects = torch.zeros(len(masks), self.max_objects + 1, dtype=torch.int64, device=masks.device)
+        classes = torch.where(masks < self.num_classes, masks, 0)
+        of_objects.scatter_reduce_(1, objects.flatten(1), classes.flatten(1), "amax")
+        pixels, grid = self.sample_pixels(masks.shape[1], masks.shape[2])
+        sampled = masks[pixels]
+        counts = (sampled < self.num_classes).float()
+        sampled = torch.where(counts > 0, sampled, 0)
         return GroundTruth(
-            masks=masks,
+            masks=sampled,
             counts=counts,
-            one_hot=one_hot,
-            shares=F.interpolate(one_hot, size=tuple(size), mode="area"),
-            objects=F.interpolate(each, size=tuple(size), mode="area"),
-            object_classes=(each * masks[:, None]).amax((2, 3)).long(),
+            one_hot=one_hot_masks(sampled, self.num_classes) * counts[:, None],
+            grid=None if grid is None else grid.to(masks.device),
+            shares=class_shares(masks, self.num_classes, size),
+            objects=class_shares(objects, self.max_objects + 1, size)[:, 1:],
+            object_classes=of_objects[:, 1:],
         )
+
+    def sample_pixels(self, height: int, width: int) -> tuple[tuple[slice, ...], Tensor | None]:
+        """Choose every ``loss_stride``-th row and column, from a random offset.
+
+        Returns:
+            the index of these pixels in (F, H, W), and their places in [-1, 1] as (1, H', W', 2), x before y; None for
+            all pixels.
+        """
+        if self.loss_stride == 1:
+            return (slice(None), slice(None), slice(None)), None
+        # Any fixed offset would leave pixels that no loss ever sees.
+        firsts = [int(torch.randint(min(self.loss_stride, side), ())) for side in (height, width)]
+        rows, columns = (
+            (torch.arange(first, side, self.loss_stride) + 0.5) / side * 2 - 1
+            for first, side in zip(firsts, (height, width), strict=True)
+        )
+        grid = torch.stack(torch.meshgrid(columns, rows, indexing="xy"), -1)
+        return (slice(None), *(slice(first, None, self.loss_stride) for first in firsts)), grid[None]
 
     def self_supervised_losses(self, outputs: dict[str, Any]) -> dict[str, Tensor]:
         """``loss_aqdl`` and ``loss_aqml`` on the queries more confident than aqdl_threshold and aqml_threshold."""

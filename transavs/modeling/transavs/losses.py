@@ -5,6 +5,8 @@ frame, (F,), so that the caller decides how frames are weighed. All are meant fo
 :class:`transavs.modeling.transavs.criterion.AVSCriterion`.
 """
 
+from collections.abc import Sequence
+
 import torch
 from detectron2.utils import comm
 from torch import Tensor
@@ -126,12 +128,55 @@ def one_hot_masks(masks: Tensor, num_classes: int) -> Tensor:
     return F.one_hot(masks, num_classes).permute(0, 3, 1, 2).float()
 
 
-def rank_loss_weight(frames: int, device: torch.device) -> Tensor | float:
-    """Frames of this rank relative to the ranks' mean: a mean over its frames, times this, averaged over the ranks, is
-    the mean over all frames, however clips with many and with few labels are spread."""
+def class_shares(masks: Tensor, num_classes: int, size: Sequence[int]) -> Tensor:
+    """Share of each class in each cell of a coarser grid: adaptive average pooling of one-hot masks.
+
+    Pixels are counted per cell, so memory does not grow by K times the pixels.
+
+    Args:
+        masks: int64 class ids (F, H, W); ids from ``num_classes`` on belong to no class.
+        num_classes: K.
+        size: (h, w) of the grid.
+
+    Returns:
+        float (F, K, h, w) in [0, 1].
+    """
+    rows, row_weights = pooling_windows(masks.shape[1], size[0], masks.device)
+    columns, column_weights = pooling_windows(masks.shape[2], size[1], masks.device)
+    pixels = masks[:, rows][..., columns].permute(0, 2, 4, 1, 3)  # (F, k, l, h, w)
+    weights = row_weights.T[:, None, :, None] * column_weights.T[:, None, :]
+    weights = torch.where(pixels < num_classes, weights, 0.0).flatten(1, 2)
+    shares = weights.new_zeros(len(masks), num_classes, *size)
+    return shares.scatter_add_(1, pixels.clamp(max=num_classes - 1).flatten(1, 2), weights)
+
+
+def pooling_windows(length: int, cells: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Pixels that adaptive average pooling of ``length`` pixels takes into each of ``cells``, and their weights.
+
+    Returns:
+        int64 (cells, k) indices and float (cells, k) weights, 0 where a window has fewer than k pixels.
+    """
+    starts = [cell * length // cells for cell in range(cells)]
+    lengths = torch.tensor([-(-(cell + 1) * length // cells) - starts[cell] for cell in range(cells)])
+    offsets = torch.arange(int(lengths.max()))
+    indices = (torch.tensor(starts)[:, None] + offsets).clamp(max=length - 1)
+    weights = torch.where(offsets < lengths[:, None], 1 / lengths[:, None], 0.0)
+    return indices.to(device), weights.to(device)
+
+
+def rank_loss_weight(amount: int | Tensor, device: torch.device) -> Tensor | float:
+    """Weight of this rank's mean loss that makes the average over ranks the mean over all ranks' frames or pixels.
+
+    Ranks may differ in how many labeled frames, and pixels that count, their clips have.
+
+    Args:
+        amount: of frames or pixels that this rank's mean is over.
+        device: of the result.
+    """
     ranks = comm.get_world_size()
     if ranks == 1:
         return 1.0
-    total = torch.tensor(float(frames), device=device)
+    own = torch.as_tensor(amount, dtype=torch.float32, device=device)
+    total = own.clone()
     torch.distributed.all_reduce(total)
-    return frames * ranks / total
+    return own * ranks / total.clamp(min=1)
