@@ -1,5 +1,9 @@
 #!/usr/bin/env python
-"""Train or evaluate a model: tools/train_net.py --config-file configs/s4_r50.yaml [--eval-only] [KEY VALUE ...]."""
+"""Train or evaluate a model.
+
+tools/train_net.py --config-file configs/s4_r50.yaml [--resume] [KEY VALUE ...]
+tools/train_net.py --eval-only [--config-file configs/s4_r50.yaml] MODEL.WEIGHTS model_best.pth [KEY VALUE ...]
+"""
 
 import importlib
 import logging
@@ -12,11 +16,11 @@ from detectron2.evaluation import verify_results
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
-from transavs.checkpoint.load import load_weights
+from transavs.checkpoint.load import load_for_evaluation
 from transavs.checkpoint.versions import versions
-from transavs.config.load import find_config, load_config
+from transavs.config.load import find_config
 from transavs.engine import AVSTrainer, check_registered
-from transavs.engine.launch import launch
+from transavs.engine.launch import config_of_run, launch
 from transavs.modeling.optimize import optimize_for_inference
 from transavs.utils.command_line import run_tool
 from transavs.utils.errors import AVSInputError, one_line
@@ -36,8 +40,9 @@ def import_modules(names: list[str]) -> None:
 
 def setup(args: Namespace) -> CfgNode:
     import_modules(args.modules)
-    args.config_file = str(find_config(args.config_file))  # default_setup opens it again
-    cfg = load_config(args.config_file, args.opts)
+    if args.config_file:
+        args.config_file = str(find_config(args.config_file))  # default_setup opens it again
+    cfg = config_of_run(args)
     check_registered(cfg, training=not args.eval_only)
     cfg.freeze()
     default_setup(cfg, args)
@@ -50,14 +55,13 @@ def setup(args: Namespace) -> CfgNode:
 def main(args: Namespace) -> None:
     cfg = setup(args)
     if args.eval_only:
-        model = AVSTrainer.build_model(cfg)
-        load_weights(model, cfg.OUTPUT_DIR, cfg.MODEL.WEIGHTS, resume=args.resume)
+        model = load_for_evaluation(cfg, AVSTrainer.build_model, resume=args.resume)
         optimize_for_inference(model)
         results = AVSTrainer.test(cfg, model)
         if comm.is_main_process():
             verify_results(cfg, results)
         return
-    trainer = AVSTrainer(cfg)
+    trainer = AVSTrainer(cfg, resume=args.resume)
     trainer.resume_or_load(resume=args.resume)
     trainer.train()
 

@@ -17,7 +17,6 @@ from torch import nn
 
 from transavs import AVSInputError
 from transavs.checkpoint.checkpointer import AVSCheckpointer
-from transavs.checkpoint.load import checked_loading, load_weights
 
 
 def checkpointer(folder: Path, value: float = 0.0) -> AVSCheckpointer:
@@ -69,7 +68,7 @@ def test_a_broken_checkpoint_is_passed_over(tmp_path: Path, harm):
     cut(paths[1])
     assert last(tmp_path) == "model_0000001.pth"
     model = nn.Linear(64, 64)
-    load_weights(model, str(tmp_path), "", resume=True)
+    AVSCheckpointer(model).load_all(str(tmp_path / last(tmp_path)))
     assert (model.weight == 1).all()
     spoil(paths[0])
     assert last(tmp_path) == ""
@@ -158,8 +157,7 @@ def test_weights_that_are_not_finite_are_not_written(tmp_path: Path, value: floa
 
 def load(path: Path) -> nn.Linear:
     model = nn.Linear(2, 2)
-    with checked_loading(model, str(path)):
-        AVSCheckpointer(model).load(str(path))
+    AVSCheckpointer(model).load(str(path))
     return model
 
 

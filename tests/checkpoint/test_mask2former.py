@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from transavs import AVSInputError
+from transavs.checkpoint.checkpointer import AVSCheckpointer
 from transavs.checkpoint.convert import convert_weights
-from transavs.checkpoint.load import load_weights
 from transavs.config.load import load_config
 from transavs.modeling.transavs.query_decoder import AttentionLayer
 
@@ -98,7 +98,7 @@ def test_checkpoints_of_the_repository_compute_the_same(tmp_path: Path, source: 
     cfg = load_config(REPOSITORY / "configs/s4_swinb.yaml", [*SMALL, "INPUT.FORMAT", "BGR", *settings])
     assert (cfg.INPUT.FORMAT, cfg.MODEL.RESNETS.DEPTH) == ("RGB", 50)
     model = build_model(cfg).eval()
-    load_weights(model, str(tmp_path), cfg.MODEL.WEIGHTS)
+    AVSCheckpointer(model).load(cfg.MODEL.WEIGHTS)
     images = torch.randn(2, 3, 64, 96)
     with torch.no_grad():
         expected = source.pixel_decoder.forward_features(source.backbone(images))
@@ -268,7 +268,7 @@ def test_hugging_faces_checkpoints_compute_the_same(tmp_path: Path):
     # Where windows divide every level and the coarsest has several; below, timm's Swin does not shift its last one.
     cfg = load_config(REPOSITORY / "configs/s4_r50.yaml", [*SMALL, *conversion.settings, "INPUT.IMAGE_SIZE", "448"])
     model = build_model(cfg).eval()
-    load_weights(model, str(tmp_path), str(tmp_path / "out.pth"))
+    AVSCheckpointer(model).load(str(tmp_path / "out.pth"))
     assert conversion.state.keys() == {name for name in model.state_dict() if name.startswith(PARTS)}
     images = torch.randn(1, 3, 448, 448)
     with torch.no_grad():

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import nn
 
 from transavs import AVSInputError
-from transavs.checkpoint.load import load_weights
+from transavs.checkpoint.checkpointer import AVSCheckpointer
 from transavs.engine import check_registered
 from transavs.engine.hooks import FigureLogger, ThresholdSchedule
 from transavs.engine.solver import ClippedAdamW, build_optimizer
@@ -51,19 +51,19 @@ def test_checkpoints_are_the_models_own(tiny_cfg, tmp_path: Path):
     model, path = build_model(tiny_cfg), tmp_path / "model.pth"
     torch.save({"model": model.state_dict()}, path)
     other = build_model(tiny_cfg)
-    load_weights(other, str(tmp_path), str(path))
+    AVSCheckpointer(other).load(str(path))
     assert torch.equal(other.query_decoder.query_positions, model.query_decoder.query_positions)
 
     backbone_alone = {name: value for name, value in model.state_dict().items() if name.startswith("backbone.")}
     torch.save({"model": backbone_alone}, path)
-    load_weights(other, str(tmp_path), str(path))  # as ImageNet weights are
+    AVSCheckpointer(other).load(str(path))  # as ImageNet weights are
     torch.save({"model": {"fc.weight": torch.zeros(2)}}, path)
     with pytest.raises(AVSInputError, match=r"model\.pth holds no parameter of this model"):
-        load_weights(other, str(tmp_path), str(path))
+        AVSCheckpointer(other).load(str(path))
     for broken in (b"no checkpoint", path.read_bytes()[:200]):
         path.write_bytes(broken)
         with pytest.raises(AVSInputError, match=r"model\.pth cannot be read as a checkpoint \(.*\): name a good file"):
-            load_weights(other, str(tmp_path), str(path))
+            AVSCheckpointer(other).load(str(path))
 
 
 def test_mixed_precision_scales_do_not_reach_the_clipping(tiny_cfg):

@@ -9,7 +9,7 @@ import torch
 from detectron2.modeling import build_model
 from helpers.repository import read_metrics
 
-from transavs.checkpoint.load import load_weights
+from transavs.checkpoint.checkpointer import AVSCheckpointer
 from transavs.engine import AVSTrainer
 
 # J on val after each iteration; the best is neither the first nor the last, and all that follow beat the first.
@@ -83,7 +83,7 @@ def run(cfg, dies: str = "") -> ScriptedTrainer:
 
 def results_of(cfg, weights: Path) -> dict[str, float]:
     model = build_model(cfg)
-    load_weights(model, "", str(weights))
+    AVSCheckpointer(model).load_all(str(weights))
     return AVSTrainer.test(cfg, model)["sem_seg"]
 
 

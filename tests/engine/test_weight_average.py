@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from transavs.checkpoint.load import load_model, load_weights
+from transavs.checkpoint.checkpointer import AVSCheckpointer
+from transavs.checkpoint.load import load_model
 from transavs.engine import AVSTrainer
 
 DECAY, ITERATIONS = 0.75, 4
@@ -72,7 +73,7 @@ def test_the_average_is_what_is_tested_and_kept(cfg, tmp_path: Path):
     assert not torch.equal(kept[name], final["model"][name])
 
     model = AVSTrainer.build_model(cfg)
-    load_weights(model, "", str(output / "model_final.pth"))
+    AVSCheckpointer(model).load_all(str(output / "model_final.pth"))
     results = json.loads((output / "results.json").read_text())
     cfg.OUTPUT_DIR = str(tmp_path)
     assert AVSTrainer.test(cfg, model)["sem_seg"] == results

@@ -23,7 +23,6 @@ from helpers.videos import make_video
 
 from transavs import AVSInputError, AVSPredictor, load_config
 from transavs.checkpoint.checkpointer import AVSCheckpointer
-from transavs.checkpoint.load import load_weights
 from transavs.media.audio_file import SAMPLE_RATE
 from transavs.modeling.meta_arch import AVSModel
 
@@ -235,7 +234,7 @@ def test_weights_of_the_hub_and_of_addresses_are_loaded_for_training(
         model = make_backend("quickstart.yaml", [*TINY_MODEL, *ARCHITECTURES["TransAVS"]]).model
         for parameter in model.parameters():
             torch.nn.init.zeros_(parameter)
-        load_weights(model, str(tmp_path), place)
+        AVSCheckpointer(model).load_all(str(place))
         assert all(torch.equal(value, expected[name]) for name, value in model.state_dict().items()), place
     frames, sound = clip()
     by_address = AVSPredictor.from_checkpoint(places[2], device="cpu").predict(frames, sound, SAMPLE_RATE)

@@ -160,7 +160,9 @@ def test_query_mask_costs_equal_those_of_each_pair_alone():
     assert all(cost.isfinite().all() for cost in extreme)
 
 
-@pytest.mark.parametrize(("pixels", "cells"), [((32, 48), (8, 12)), ((21, 30), (6, 8)), ((7, 5), (9, 5)), ((4, 4), (1, 1))])
+@pytest.mark.parametrize(
+    ("pixels", "cells"), [((32, 48), (8, 12)), ((21, 30), (6, 8)), ((7, 5), (9, 5)), ((4, 4), (1, 1))]
+)
 def test_class_shares_are_adaptive_means_of_one_hot_masks(pixels: tuple[int, int], cells: tuple[int, int]):
     """At sizes that divide and sizes that do not; pixels of ids beyond the classes belong to none."""
     classes = 5

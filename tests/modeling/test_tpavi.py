@@ -190,7 +190,9 @@ def test_avm_as_configured(tiny_cfg, reduction: str, rectified: bool):
     for f in range(3):
         vector = torch.zeros(C)
         shares = {
-            (y, x): (logits[f, 0, 2 * y : 2 * y + 2, 2 * x : 2 * x + 2] > 0).sum() / 4 for y in range(4) for x in range(4)
+            (y, x): (logits[f, 0, 2 * y : 2 * y + 2, 2 * x : 2 * x + 2] > 0).sum() / 4
+            for y in range(4)
+            for x in range(4)
         }
         for (y, x), share in shares.items():
             feature = features[f, :, y, x].clamp(min=0) if rectified else features[f, :, y, x]

@@ -27,7 +27,7 @@ from helpers.repository import REPOSITORY
 from helpers.videos import RedWhenLoud, make_video
 
 from transavs import AVSPredictor
-from transavs.checkpoint.load import load_weights
+from transavs.checkpoint.checkpointer import AVSCheckpointer
 from transavs.data.avsbench import LAYOUTS, load_avsbench
 from transavs.demo.process_videos import find_videos
 from transavs.demo.session import MUTED, DemoSession, Limits, heard_with
@@ -65,7 +65,7 @@ def test_weights_to_start_from_run_nothing(suffix: str, tmp_path: Path):
     path = tmp_path / f"weights{suffix}"
     for kind in KINDS:
         path.write_bytes(pickle.dumps({"model": payloads(tmp_path / "marker")[kind]}))
-        assert_refused(lambda: load_weights(small_audio_net(), str(tmp_path), str(path)), path, tmp_path)
+        assert_refused(lambda: AVSCheckpointer(small_audio_net()).load(str(path)), path, tmp_path)
 
 
 def test_an_exported_program_is_opened_only_if_it_is_trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -1,7 +1,7 @@
 """Writing checkpoints that are whole or not there, and finding the last one again."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -22,6 +22,8 @@ from transavs.utils.weight_files import is_whole, read_checkpoint
 PATTERN = "model_*.pth"
 BEST = "model_best.pth"  # weights alone, which no run goes on from
 LAST = "last_checkpoint"
+# Parameters and buffers that inference does without: those of the losses, and a counter that no norm reads.
+CRITERION, COUNTER = "criterion.", "num_batches_tracked"
 
 
 class _WholeFiles:
@@ -50,7 +52,12 @@ class AVSCheckpointer(DetectionCheckpointer):
 
     Its files hold what it takes to use the model and to tell where it comes from: ``config`` (YAML), ``class_names``
     and ``versions``.
+
+    Attributes:
+        missing: parameters and buffers of the model that the last file lacked, or held in another shape.
     """
+
+    missing: frozenset[str] = frozenset()
 
     def __init__(self, model: nn.Module, save_dir: str = "", cfg: CfgNode | None = None, **checkpointables: Any):
         """
@@ -85,6 +92,55 @@ class AVSCheckpointer(DetectionCheckpointer):
                 f"{path} cannot be written ({one_line(error)}): make room, then --resume from the one before, "
                 "which is as it was"
             ) from error
+
+    def load(self, path: str, checkpointables: list[str] | None = None) -> dict[str, Any]:
+        """Load a file as detectron2's does, which takes any file and of missing parameters only logs.
+
+        Raises:
+            AVSInputError: the file is no checkpoint, or holds no parameter of this model.
+        """
+        try:
+            found: dict[str, Any] = super().load(path, checkpointables)
+        except AVSInputError:
+            raise
+        except Exception as error:  # missing, truncated, not a checkpoint, hostile: each raises something else
+            raise AVSInputError(
+                f"the checkpoint {path} cannot be loaded ({one_line(error)}): name a good file"
+            ) from error
+        if path and self.missing >= dict(self.model.named_parameters()).keys():
+            raise AVSInputError(f"the checkpoint {path} holds no parameter of this model: name one of its own")
+        return found
+
+    def load_all(self, path: str, loaded_elsewhere: Collection[str] = ()) -> None:
+        """Load the weights of a model for inference, of which no part may stay random.
+
+        Args:
+            path: of the file.
+            loaded_elsewhere: prefixes of names, such as "audio_backbone."; the file may lack all of such a part.
+
+        Raises:
+            AVSInputError: see :meth:`load`; or the file lacks a parameter, or holds it in another shape.
+        """
+        self.load(path, checkpointables=[])
+        names = self.model.state_dict().keys()
+        absent = [
+            prefix for prefix in loaded_elsewhere if self.missing >= {name for name in names if name.startswith(prefix)}
+        ]
+        lacking = sorted(
+            name for name in self.missing if not name.startswith((CRITERION, *absent)) and not name.endswith(COUNTER)
+        )
+        if lacking:
+            raise AVSInputError(
+                f"the checkpoint {path} does not fit the model: it lacks {len(lacking)} of {len(names)} parameters, or "
+                f"holds them in another shape, such as {lacking[0]}: give the config that it was trained with, and for "
+                "an audio backbone that the file does not hold MODEL.AUDIO_BACKBONE.WEIGHTS"
+            )
+
+    def _load_model(self, checkpoint: dict[str, Any]) -> Any:
+        incompatible = super()._load_model(checkpoint)
+        misshapen = {name for name, _, _ in incompatible.incorrect_shapes}
+        self.missing = frozenset(misshapen.union(incompatible.missing_keys))
+        return incompatible
 
     def has_checkpoint(self) -> bool:
         return bool(self.get_checkpoint_file())

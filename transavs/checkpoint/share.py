@@ -71,19 +71,14 @@ def save_pretrained(
         config_file: in place of the config that the checkpoint carries.
 
     Raises:
-        AVSInputError: there is no license, the checkpoint or the results cannot be read, parameters are missing, or
-            the folder cannot be written.
+        AVSInputError: there is no license, the checkpoint or the results cannot be read, or the folder cannot be
+            written.
     """
     folder = Path(folder)
     if not license.strip():
         raise AVSInputError("the license of the weights is empty: name it, such as cc-by-4.0, or other")
     metrics, tables = _read_results(results) if results is not None else ({}, "")
     trained = load_trained(weights, "cpu", config_file)
-    if trained.missing:
-        raise AVSInputError(
-            f"{weights} lacks {len(trained.missing)} parameters of its model, such as {min(trained.missing)}: "
-            "share a checkpoint that holds all of them"
-        )
     about = {"class_names": trained.class_names, "versions": trained.versions, "metrics": metrics}
     # After this the folder is there.
     write_file(folder / CONFIG_FILE, portable_config(trained.cfg).dump())

@@ -196,11 +196,12 @@ def _add_criterion_config(cfg: CN) -> None:
     # alpha and gamma of the focal loss (Lin et al. 2017); a negative alpha weights both classes alike.
     cfg.MODEL.TRANSAVS.FOCAL_ALPHA = -1.0
     cfg.MODEL.TRANSAVS.FOCAL_GAMMA = 2.0
-    # delta_1 and delta_2 of eq. (18): from a to b in STEPS steps, one every PERIOD iterations; a = b keeps them fixed.
+    # delta_1 and delta_2 of eq. (18): from a to b in STEPS steps, one every PERIOD iterations, 0 = MAX_ITER / STEPS;
+    # a = b keeps them fixed.
     cfg.MODEL.TRANSAVS.AQDL_THRESHOLD = [0.55, 0.65]
     cfg.MODEL.TRANSAVS.AQML_THRESHOLD = [0.55, 0.65]
     cfg.MODEL.TRANSAVS.THRESHOLD_STEPS = 18
-    cfg.MODEL.TRANSAVS.THRESHOLD_PERIOD = 5000
+    cfg.MODEL.TRANSAVS.THRESHOLD_PERIOD = 0
 
 
 def _add_tpavi_config(cfg: CN) -> None:

@@ -1,7 +1,7 @@
 """Loading configs from YAML files, so that a stranger's runs nothing and takes no more memory than it says."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -100,12 +100,21 @@ def load_config(config_file: str | Path, overrides: Sequence[str] = ()) -> CN:
         raise AVSInputError(
             f"{config_file}: {one_line(error)}: correct the file, see transavs/config/defaults.py"
         ) from error
+    override(cfg, overrides)
+    return cfg
+
+
+def override(cfg: CN, overrides: Sequence[str]) -> None:
+    """Merge ``KEY VALUE`` overrides into a config, in place.
+
+    Raises:
+        AVSInputError: a key is unknown, a value of the wrong type or out of its range.
+    """
     try:
         cfg.merge_from_list(list(overrides))
     except Exception as error:
         raise AVSInputError(f"overrides {list(overrides)}: {one_line(error)}: give KEY VALUE pairs") from error
     check_values(cfg, _default_config())
-    return cfg
 
 
 def find_config(config_file: str | Path) -> Path:
@@ -143,6 +152,37 @@ def portable_config(cfg: CN) -> CN:
     portable, default = cfg.clone(), _default_config()
     portable.MODEL.DEVICE, portable.MODEL.WEIGHTS, portable.OUTPUT_DIR = default.MODEL.DEVICE, "", default.OUTPUT_DIR
     return portable
+
+
+def config_changes(before: CN, now: CN, sections: Sequence[str] = (), but_for: Collection[str] = ()) -> list[str]:
+    """List the keys in which two configs differ, as "key: then, now".
+
+    Args:
+        before, now: the configs.
+        sections: top-level keys to look at; by default all.
+        but_for: keys to leave out, with their sections.
+    """
+    one, other = (dict(_flat(cfg)) for cfg in (before, now))
+    return [
+        f"{key}: {one.get(key)}, now {other.get(key)}"
+        for key in sorted(one.keys() | other.keys())
+        if key not in but_for
+        and (not sections or key.partition(".")[0] in sections)
+        and _comparable(one.get(key)) != _comparable(other.get(key))
+    ]
+
+
+def _comparable(value: Any) -> Any:
+    """Make lists of tuples: YAML has no tuples, so a config that a checkpoint carries may have either."""
+    return [_comparable(entry) for entry in value] if isinstance(value, list | tuple) else value
+
+
+def _flat(cfg: CN, path: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in cfg.items():
+        if isinstance(value, CN):
+            yield from _flat(value, f"{path}{key}.")
+        else:
+            yield path + key, value
 
 
 def _default_config() -> CN:

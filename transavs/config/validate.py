@@ -27,6 +27,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "TEST.EVAL_PERIOD": (0, math.inf),
     "SOLVER.IMS_PER_BATCH": (1, math.inf),
     "SOLVER.ACCUMULATE": (1, math.inf),
+    "SOLVER.MAX_ITER": (1, math.inf),
     "SOLVER.CHECKPOINT_PERIOD": (1, math.inf),
     "TEST.AUG.MIN_SIZES": (SMALLEST_IMAGE, MAX_SIDE),
     "MODEL.EMA.DECAY": (0, 1),
@@ -39,6 +40,8 @@ RANGES: dict[str, tuple[float, float]] = {
     "MODEL.TRANSAVS.DEC_LAYERS": (1, math.inf),
     "MODEL.TRANSAVS.QUERY_BLOCKS": (1, math.inf),
     "MODEL.TRANSAVS.LOSS_STRIDE": (1, math.inf),
+    "MODEL.TRANSAVS.THRESHOLD_STEPS": (1, math.inf),
+    "MODEL.TRANSAVS.THRESHOLD_PERIOD": (0, math.inf),
     "MODEL.TRANSAVS.QUERIES_PER_OBJECT": (1, math.inf),
     "MODEL.TRANSAVS.ALIGNMENT_TEMPERATURE": (1e-3, math.inf),
 }
@@ -83,12 +86,12 @@ def check_values(cfg: CfgNode, default: CfgNode) -> None:
     for key in _emptied(cfg, default):
         raise AVSInputError(f"{key} has no value: give one, or leave the key out")
     for key, (least, most) in RANGES.items():
-        for value in _entries(_value(cfg, key)):
+        for value in _entries(value_of(cfg, key)):
             if not isinstance(value, int | float) or not least <= value <= most:
                 wanted = f"{least} or more" if most == math.inf else f"{least} to {most}"
                 raise AVSInputError(f"{key} is {reprlib.repr(value)}: give {wanted}")
     for key, choices in CHOICES.items():
-        for entry in _entries(_value(cfg, key)):
+        for entry in _entries(value_of(cfg, key)):
             if entry not in list(choices):
                 listed = ", ".join(map(repr, choices))
                 raise AVSInputError(f"{key} holds {reprlib.repr(entry)}: choose from {listed}")
@@ -112,7 +115,8 @@ def _emptied(cfg: CfgNode, default: CfgNode, path: str = "") -> Iterator[str]:
             yield from _emptied(found, value, f"{path}{key}.")
 
 
-def _value(cfg: CfgNode, key: str) -> Any:
+def value_of(cfg: CfgNode, key: str) -> Any:
+    """Look up a key such as "SOLVER.BASE_LR"."""
     value: Any = cfg
     for name in key.split("."):
         value = value[name]

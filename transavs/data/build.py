@@ -6,9 +6,12 @@ detectron2's own loader deals single clips to its workers, and what a batch hold
 
 import itertools
 import logging
+import os
 import random
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -23,6 +26,7 @@ from transavs.utils.errors import AVSInputError
 
 Record = dict[str, Any]
 Draw = tuple[int, int]
+WORKER_SECONDS = 10.0  # that a worker works on after SIGTERM
 
 
 @contextmanager
@@ -128,6 +132,28 @@ def clip_or_error(mapper: Callable[[Record], Record], record: Record) -> Record:
         return {"video_id": record["video_id"], "error": error.summary}
 
 
+def start_worker(number: int) -> None:
+    """Prepare a worker process, which signals to all processes of a run must not end before the main process.
+
+    The main process decides what a signal means and may still wait for a clip. It sends SIGTERM itself to a worker that
+    does not end, so the second one ends a worker at once, and the first after WORKER_SECONDS.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _end_later)
+    signal.signal(signal.SIGALRM, _end_now)
+    worker_init_reset_seed(number)
+
+
+def _end_later(number: int, frame: FrameType | None) -> None:
+    if signal.getitimer(signal.ITIMER_REAL)[0]:
+        os._exit(0)
+    signal.setitimer(signal.ITIMER_REAL, WORKER_SECONDS)
+
+
+def _end_now(number: int, frame: FrameType | None) -> None:
+    os._exit(0)  # any other status is an error in the main process
+
+
 def build_train_loader(
     clips: SeededClipDataset, *, seed: int, batch_size: int, num_workers: int, start_iter: int = 0
 ) -> Any:
@@ -152,7 +178,7 @@ def build_train_loader(
         batch_sampler=BatchSampler(sampler, batch_size // processes, drop_last=True),
         num_workers=num_workers,
         collate_fn=trivial_batch_collator,
-        worker_init_fn=worker_init_reset_seed,
+        worker_init_fn=start_worker,
         # An iterator draws a seed as it is made, which is in the first iteration after a start on detectron2's main:
         # drawn from the global numbers, it would give that iteration of a resumed run another dropout.
         generator=torch.Generator().manual_seed(seed),

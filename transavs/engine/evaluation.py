@@ -1,13 +1,32 @@
-"""Evaluation of a model on one test set."""
+"""Evaluation of a model on one test set, and a look at the test sets before any work."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from detectron2.config import CfgNode
+from detectron2.data import get_detection_dataset_dicts
 from detectron2.evaluation import DatasetEvaluator, inference_context, inference_on_dataset
 from torch import nn
 
+from transavs.data.audio_conditions import apply_audio_condition
+from transavs.data.dataset_mapper import AVSDatasetMapper
 from transavs.modeling.test_time_augmentation import AVSWithTTA
 from transavs.utils.precision import autocast, find_precision
+
+
+def check_test_sets(cfg: CfgNode, names: Sequence[str], conditions: Sequence[str]) -> None:
+    """Read the list of each data set, its audio conditions and its first clip, so that faults show before long work.
+
+    Raises:
+        AVSInputError: a data set is missing or does not have a condition, or its first clip cannot be read.
+    """
+    mapper = AVSDatasetMapper(cfg, is_train=False)
+    for name in names:
+        records = get_detection_dataset_dicts(name, filter_empty=False)
+        for condition in conditions:
+            first = apply_audio_condition(records, condition)[0]
+            if cfg.DATALOADER.ON_BROKEN_CLIP == "stop":
+                mapper(first)
 
 
 def evaluate(cfg: CfgNode, model: nn.Module, loader: Any, evaluator: DatasetEvaluator) -> dict[str, Any]:

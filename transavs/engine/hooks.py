@@ -1,9 +1,15 @@
 """detectron2 hooks of transavs."""
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from types import FrameType
+from typing import Any, NoReturn
 
 import numpy as np
 from detectron2.engine import BestCheckpointer, EvalHook, HookBase
@@ -17,9 +23,12 @@ from transavs.checkpoint.checkpointer import BEST, AVSCheckpointer
 from transavs.data.repairs import counts_told
 from transavs.modeling.transavs.criterion import AVSCriterion
 
+REPEATED_SECONDS = 5.0  # for which further signals are taken for the first one
+SIGNALED = 128  # added to a signal's number in the exit status of the process that it has ended
 
-def threshold_at(iteration: int, start: float, end: float, steps: int, period: int) -> float:
-    """delta of TransAVS eq. (18): from ``start`` to ``end`` in ``steps`` steps, one every ``period`` iterations."""
+
+def threshold_at(iteration: int, start: float, end: float, steps: int, period: float) -> float:
+    """Compute delta of TransAVS eq. (18): ``start`` to ``end`` in ``steps`` steps, one every ``period`` iterations."""
     return start + (end - start) / steps * min(iteration // period, steps)
 
 
@@ -29,8 +38,13 @@ class RandomNumbersByIteration(HookBase):
     So a run that goes on from a checkpoint draws what it would have drawn, on every rank. The seed is kept in it.
     """
 
-    def __init__(self, seed: int):
-        self.seed = seed
+    def __init__(self, seed: int, is_chosen: bool):
+        """
+        Args:
+            seed: of the run, 0 or more.
+            is_chosen: whether the config sets it; else it is that of the checkpoint that the run goes on from.
+        """
+        self.seed, self._is_chosen = seed, is_chosen
 
     def before_step(self) -> None:
         sequence = np.random.SeedSequence((self.seed, comm.get_rank(), self.trainer.iter))
@@ -40,7 +54,88 @@ class RandomNumbersByIteration(HookBase):
         return {"seed": self.seed}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        self.seed = state_dict["seed"]
+        if not self._is_chosen:
+            self.seed = state_dict["seed"]
+
+
+class StopOnSignal(HookBase):
+    """Ends training on Ctrl-C (SIGINT) or SIGTERM, which SLURM sends, after the iteration that runs, with a checkpoint.
+
+    All ranks end after the same iteration: the training step shares the request, see
+    :class:`transavs.engine.train_loop.GuardedTrainer`. An evaluation of a single process ends at once and is repeated
+    by ``--resume``; with several ranks it runs to its end first.
+    """
+
+    def __init__(self, checkpointer: AVSCheckpointer):
+        """
+        Args:
+            checkpointer: writes the state of the run.
+        """
+        self._checkpointer = checkpointer
+        self._first_request = math.inf  # time of the first signal
+        self._signal: int = signal.SIGTERM
+        self._evaluates = False
+        self._stopped_after: set[int] = set()  # iterations; an evaluation at the end may be broken off twice
+
+    @property
+    def is_requested(self) -> bool:
+        """Whether this process has been asked to end."""
+        return self._first_request < math.inf
+
+    @contextmanager
+    def handling_signals(self) -> Iterator[None]:
+        """Handle both signals within the context; those of other threads than the main one cannot."""
+        signals = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
+        previous = {number: signal.signal(number, self._request) for number in signals}
+        try:
+            yield
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+    def _request(self, number: int, frame: FrameType | None) -> None:
+        if time.monotonic() > self._first_request + REPEATED_SECONDS:
+            raise KeyboardInterrupt
+        # A terminal signals all processes, and a launcher passes the signal on to those that have had it already.
+        if not self.is_requested:
+            self._first_request, self._signal = time.monotonic(), number
+            if self._evaluates and comm.get_world_size() == 1:
+                raise StoppedEvaluationError
+
+    @contextmanager
+    def during_evaluation(self) -> Iterator[None]:
+        """Let a signal break off what is evaluated within the context."""
+        self._evaluates = True
+        try:
+            if self.is_requested and comm.get_world_size() == 1:
+                raise StoppedEvaluationError
+            yield
+        except StoppedEvaluationError:
+            self.stop()
+        finally:
+            self._evaluates = False
+
+    def after_step(self) -> None:
+        if self.trainer.stop_is_agreed and self.trainer.iter + 1 < self.trainer.max_iter:
+            self.stop()
+
+    def stop(self) -> NoReturn:
+        """Write a checkpoint and end the process, with the exit status of a process that the signal has ended."""
+        last = min(self.trainer.iter, self.trainer.max_iter - 1)
+        if last not in self._stopped_after:
+            self._stopped_after.add(last)
+            if last + 1 < self.trainer.max_iter:  # else it is model_final
+                self._checkpointer.save(f"model_{last:07d}", iteration=last)
+            logging.getLogger(__name__).warning(
+                "stopped by %s after iteration %d: call the same command with --resume to go on",
+                *(signal.Signals(self._signal).name, last),
+            )
+            comm.synchronize()  # a launcher ends all processes once one has ended, and one of them writes
+        raise SystemExit(SIGNALED + self._signal)
+
+
+class StoppedEvaluationError(BaseException):
+    """An evaluation is broken off by a signal; no handler of errors may take it for one."""
 
 
 class ThresholdSchedule(HookBase):
@@ -53,7 +148,7 @@ class ThresholdSchedule(HookBase):
         aqdl_threshold: Sequence[float],
         aqml_threshold: Sequence[float],
         steps: int,
-        period: int,
+        period: float,
     ):
         """
         Args:
@@ -98,16 +193,19 @@ class BestWeights(BestCheckpointer):
     It stands right after the hook that validates, on all ranks; only the main process writes.
     """
 
-    def __init__(self, validation: EvalHook, *, period: int, checkpointer: AVSCheckpointer, metric: str):
+    def __init__(
+        self, validation: EvalHook, *, period: int, checkpointer: AVSCheckpointer, metric: str, measured_on: str
+    ):
         """
         Args:
             validation: puts ``metric`` into the event storage, of all ranks.
             period: of ``validation``, in iterations.
             checkpointer: of the weights alone.
             metric: the higher, the better.
+            measured_on: data set and settings of ``metric``; a best value of others does not count after a resume.
         """
         super().__init__(period, checkpointer, metric, file_prefix=Path(BEST).stem)
-        self._validation = validation
+        self._validation, self._measured_on = validation, measured_on
         self._path = Path(checkpointer.save_dir, BEST)
 
     @property
@@ -123,10 +221,11 @@ class BestWeights(BestCheckpointer):
                 hook.after_step()
 
     def state_dict(self) -> dict[str, Any]:
-        return {"metric": self.best_metric, "iteration": self.best_iter}
+        return {"metric": self.best_metric, "iteration": self.best_iter, "measured_on": self._measured_on}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        if self._path.exists():  # else the next ones are the best
+        is_comparable = state_dict.get("measured_on", self._measured_on) == self._measured_on
+        if is_comparable and self._path.exists():  # else the next ones are the best
             self.best_metric, self.best_iter = state_dict["metric"], state_dict["iteration"]
 
 

@@ -62,6 +62,17 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
     return optimizer
 
 
+def transferred_state(before: torch.optim.Optimizer, now: torch.optim.Optimizer) -> dict[str, Any]:
+    """State dict of ``now`` with what ``before`` remembers of the same parameters.
+
+    Settings such as learning rates and weight decay, and the groups that parameters are in because of them, are those
+    of ``now``.
+    """
+    parameters = [parameter for group in now.param_groups for parameter in group["params"]]
+    state = {place: before.state[p] for place, p in enumerate(parameters) if p in before.state}
+    return now.state_dict() | {"state": state}
+
+
 def _scaled(groups: list[dict[str, Any]], module: nn.Module) -> list[dict[str, Any]]:
     """Split groups of parameters so that each has its own learning rate, where the module asks for that."""
     factors: dict[str, float] = getattr(module, "learning_rate_factors", dict)()

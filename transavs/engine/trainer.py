@@ -20,21 +20,23 @@ from detectron2.utils.events import EventWriter
 from torch import nn
 
 from transavs.checkpoint.checkpointer import AVSCheckpointer
-from transavs.checkpoint.load import checked_loading, load_weights
+from transavs.checkpoint.load import without_starting_weights
 from transavs.checkpoint.versions import version_changes
 from transavs.data.audio_conditions import AUDIO_CONDITIONS, NEGATIVE_AUDIO, NegativeAudio, apply_audio_condition
-from transavs.data.build import ReadableClips, SeededClipDataset, build_train_loader, clip_or_error
+from transavs.data.build import ReadableClips, SeededClipDataset, build_train_loader, clip_or_error, start_worker
 from transavs.data.dataset_mapper import AVSDatasetMapper
 from transavs.data.front_ends import find_front_end
-from transavs.engine.evaluation import evaluate
+from transavs.engine.evaluation import check_test_sets, evaluate
 from transavs.engine.hooks import (
     BestWeights,
     FigureLogger,
     PreciseStatistics,
     RandomNumbersByIteration,
     RepairReport,
+    StopOnSignal,
     ThresholdSchedule,
 )
+from transavs.engine.resume import last_checkpoint, restore
 from transavs.engine.solver import build_optimizer
 from transavs.engine.train_loop import GuardedTrainer
 from transavs.engine.weight_average import WeightAverage
@@ -47,6 +49,7 @@ from transavs.modeling.compilation import compile_network
 from transavs.modeling.transavs.criterion import AVSCriterion
 from transavs.utils.errors import AVSInputError
 from transavs.utils.precision import find_precision
+from transavs.utils.weight_files import read_checkpoint
 from transavs.visualization.clip_figure import ClipFigure
 
 FIGURE_NAME = "figure.png"
@@ -57,8 +60,13 @@ PREDICTIONS, VALIDATION = "inference", "val"
 class AVSTrainer(DefaultTrainer):
     """Trains and tests any meta-architecture on any AVSBench subset."""
 
-    def __init__(self, cfg: CfgNode):
+    def __init__(self, cfg: CfgNode, resume: bool = False):
         """Build all parts as detectron2 does, whose own constructor wraps the model in a way that works on GPUs alone.
+
+        Args:
+            cfg: the config.
+            resume: whether :meth:`resume_or_load` will go on from the last checkpoint in OUTPUT_DIR: the weights that
+                it holds are then not fetched first.
 
         Raises:
             AVSInputError: SOLVER.AMP or TEST asks for a precision that MODEL.DEVICE does not have, or MODEL.COMPILE for
@@ -66,16 +74,24 @@ class AVSTrainer(DefaultTrainer):
         """
         TrainerBase.__init__(self)
         cfg = self.auto_scale_workers(cfg, comm.get_world_size())
+        check_test_sets(cfg, cfg.DATASETS.VAL, ["true"])
+        check_test_sets(cfg, cfg.DATASETS.TEST, cfg.TEST.AUDIO_CONDITIONS)
         seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
-        self._random_numbers = RandomNumbersByIteration(seed)
-        model = self.build_model(cfg)
+        self._random_numbers = RandomNumbersByIteration(seed, is_chosen=cfg.SEED >= 0)
+        self._last = last_checkpoint(cfg.OUTPUT_DIR) if resume else None
+        model = self.build_model(without_starting_weights(cfg, read_checkpoint(self._last)) if self._last else cfg)
         precision = find_precision(cfg.SOLVER.AMP.PRECISION if cfg.SOLVER.AMP.ENABLED else "float32", cfg.MODEL.DEVICE)
         find_precision(cfg.TEST.PRECISION, cfg.MODEL.DEVICE)  # which says so now, and not after the training
         optimizer = self.build_optimizer(cfg, model)
         loader = self.build_train_loader(cfg)
-        # The model moves its inputs itself, so the device need not be told; on CPUs it must not.
-        model = create_ddp_model(model, broadcast_buffers=False, device_ids=None)
+        # The model moves its inputs itself, so the device need not be told; on CPUs it must not. Some configs leave
+        # parameters without a gradient, such as those of a level that no decoder layer attends to.
+        model = create_ddp_model(model, broadcast_buffers=False, device_ids=None, find_unused_parameters=True)
         self._repairs: Counter[str] = Counter()
+        self._average = WeightAverage(_bare(model), cfg.MODEL.EMA.DECAY) if cfg.MODEL.EMA.ENABLED else None
+        kept = _bare(model) if self._average is None else self._average.model
+        self.checkpointer = AVSCheckpointer(kept, cfg.OUTPUT_DIR, cfg, trainer=weakref.proxy(self))
+        self._stop = StopOnSignal(self.checkpointer)
         self._trainer = GuardedTrainer(
             model,
             loader,
@@ -87,12 +103,11 @@ class AVSTrainer(DefaultTrainer):
             repairs=self._repairs,
             accumulate=cfg.SOLVER.ACCUMULATE,
             front_end=find_front_end(cfg),
+            stop_is_requested=lambda: self._stop.is_requested,
         )
-        self._average = WeightAverage(_bare(model), cfg.MODEL.EMA.DECAY) if cfg.MODEL.EMA.ENABLED else None
         if cfg.MODEL.COMPILE:
             compile_network(_bare(model), cfg.MODEL.COMPILE)
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
-        self.checkpointer = AVSCheckpointer(self._kept_model, cfg.OUTPUT_DIR, cfg, trainer=weakref.proxy(self))
         self.start_iter = 0
         self.max_iter = cfg.SOLVER.MAX_ITER
         self.cfg = cfg
@@ -105,19 +120,19 @@ class AVSTrainer(DefaultTrainer):
             AVSInputError: what is to be loaded is no checkpoint, or none of this model; or a frozen audio backbone
                 would stay random.
         """
-        last = ""
+        last = self._last
+        if resume and last is None:
+            last = last_checkpoint(self.cfg.OUTPUT_DIR)
         if resume and comm.is_main_process():
             self.checkpointer.remove_partial_files()
-            last = self.checkpointer.get_checkpoint_file()
-        last = comm.all_gather(last)[0]
-        if not last and comm.is_main_process():
-            forget_wandb_run(self.cfg.OUTPUT_DIR)
-        with checked_loading(_bare(self._kept_model), last or self.cfg.MODEL.WEIGHTS) as missing:
-            if not last:
-                self.checkpointer.load(self.cfg.MODEL.WEIGHTS, checkpointables=[])
-                self._check_frozen_audio(missing)
-                return
-            found = self.checkpointer.load(last)
+        if not (resume and last):
+            if comm.is_main_process():
+                forget_wandb_run(self.cfg.OUTPUT_DIR)
+            self.checkpointer.load(self.cfg.MODEL.WEIGHTS, checkpointables=[])
+            self._check_frozen_audio(self.checkpointer.missing)
+            return
+        found = self.checkpointer.load(last, checkpointables=[])
+        restore(self, found, last)
         if changes := version_changes(found.get("versions", {})):
             logging.getLogger(__name__).warning("the run began with other versions (%s)", ", ".join(changes))
         self.start_iter = self.iter + 1
@@ -134,6 +149,11 @@ class AVSTrainer(DefaultTrainer):
             )
 
     @property
+    def stop_is_agreed(self) -> bool:
+        """Whether all ranks are to end after this iteration; see :class:`transavs.engine.hooks.StopOnSignal`."""
+        return self._trainer.stop_is_agreed
+
+    @property
     def _kept_model(self) -> nn.Module:
         """The model that is evaluated, written and loaded into: with MODEL.EMA the averaged one."""
         return self.model if self._average is None else self._average.model
@@ -143,6 +163,10 @@ class AVSTrainer(DefaultTrainer):
             self._trainer.reset_data_loader(lambda: loader)
         else:  # v0.6
             self._trainer.data_loader, self._trainer._data_loader_iter = loader, iter(loader)
+
+    def train(self) -> Any:
+        with self._stop.handling_signals():
+            return super().train()
 
     def state_dict(self) -> dict[str, Any]:
         # v0.6 leaves out what its inner trainer has: the optimizer and the scaler of mixed precision.
@@ -165,7 +189,8 @@ class AVSTrainer(DefaultTrainer):
             hooks.insert(-1, FigureLogger(output / VALIDATION / FIGURE_NAME, "validation"))
             evaluation = self._build_validation_hooks()
         place = next(place for place, hook in enumerate(hooks) if isinstance(hook, EvalHook))
-        hooks[place : place + 1] = evaluation
+        # What stops a run comes before its evaluation, which a scheduler would not wait for.
+        hooks[place : place + 1] = [self._stop, *evaluation]
         criterion = getattr(_bare(self.model), "criterion", None)
         if isinstance(criterion, AVSCriterion):
             settings = self.cfg.MODEL.TRANSAVS
@@ -174,7 +199,7 @@ class AVSTrainer(DefaultTrainer):
                 aqdl_threshold=settings.AQDL_THRESHOLD,
                 aqml_threshold=settings.AQML_THRESHOLD,
                 steps=settings.THRESHOLD_STEPS,
-                period=settings.THRESHOLD_PERIOD,
+                period=settings.THRESHOLD_PERIOD or self.cfg.SOLVER.MAX_ITER / settings.THRESHOLD_STEPS,
             )
             hooks.insert(0, schedule)
         return hooks
@@ -200,6 +225,7 @@ class AVSTrainer(DefaultTrainer):
             period=period,
             checkpointer=AVSCheckpointer(_bare(self._kept_model), self.cfg.OUTPUT_DIR, self.cfg),
             metric="/".join([VALIDATION, *(names[:1] if len(names) > 1 else ()), "sem_seg", metric]),
+            measured_on=f"{metric} on {names[0]} at SCORE_SIZE {self.cfg.TEST.SCORE_SIZE}",
         )
         return [validation, best, EvalHook(0, lambda: self._test_best(best))]
 
@@ -209,16 +235,18 @@ class AVSTrainer(DefaultTrainer):
         cfg.defrost()
         cfg.DATASETS.TEST, cfg.OUTPUT_DIR = cfg.DATASETS.VAL, str(Path(cfg.OUTPUT_DIR, VALIDATION))
         cfg.TEST.AUDIO_CONDITIONS, cfg.TEST.SAVE_PREDICTIONS, cfg.TEST.AUG.ENABLED = ["true"], [], False
-        return {VALIDATION: comm.all_gather(self.test(cfg, self._kept_model))[0]}
+        with self._stop.during_evaluation():
+            return {VALIDATION: comm.all_gather(self.test(cfg, self._kept_model))[0]}
 
     def _test_best(self, best: BestWeights) -> dict[str, Any]:
         """Load what :meth:`_validate` found to be best, if anything was, and test it."""
         if path := comm.all_gather(best.path)[0]:  # by now the main process has written it
-            load_weights(_bare(self._kept_model), self.cfg.OUTPUT_DIR, path)
+            AVSCheckpointer(_bare(self._kept_model)).load_all(path)
         return self._test()
 
     def _test(self) -> dict[str, Any]:
-        self._last_eval_results = self.test(self.cfg, self._kept_model)
+        with self._stop.during_evaluation():
+            self._last_eval_results = self.test(self.cfg, self._kept_model)
         return self._last_eval_results
 
     @classmethod
@@ -252,6 +280,7 @@ class AVSTrainer(DefaultTrainer):
         if skip_broken:
             mapper = partial(clip_or_error, mapper)
         loader = build_detection_test_loader(dataset, mapper=mapper, num_workers=cfg.DATALOADER.NUM_WORKERS)
+        loader.worker_init_fn = start_worker
         return ReadableClips(loader) if skip_broken else loader
 
     @classmethod
@@ -291,6 +320,7 @@ class AVSTrainer(DefaultTrainer):
             ``{"sem_seg": {"J": ..., "F": ..., "J_shuffled": ..., ...}}`` in percent; one such per name when there
             are several test sets; empty dicts on ranks other than the main one.
         """
+        check_test_sets(cfg, cfg.DATASETS.TEST, cfg.TEST.AUDIO_CONDITIONS)
         results: OrderedDict[str, Any] = OrderedDict()
         for index, name in enumerate(cfg.DATASETS.TEST):
             if evaluators is not None:
