@@ -71,7 +71,12 @@ def make_video(
         if audio is not None:
             heard = beeps(seconds, sample_rate) if wave is None else wave
             channels = len(audio.codec_context.layout.channels)
-            frame = av.AudioFrame.from_ndarray(np.tile(heard, (channels, 1)), format="fltp", layout=layout)
+            samples, form = np.tile(heard, (channels, 1)), audio.codec_context.format.name
+            if form in ("s16", "flt"):
+                samples = samples.T.reshape(1, -1)
+            if "s16" in form:
+                samples = (32767 * samples).astype(np.int16)
+            frame = av.AudioFrame.from_ndarray(samples, format=form, layout=layout)
             frame.sample_rate, frame.time_base = sample_rate, Fraction(1, sample_rate)
             frame.pts = round(offset * sample_rate)
             container.mux(audio.encode(frame))

@@ -122,13 +122,11 @@ class AVSCheckpointer(DetectionCheckpointer):
             AVSInputError: see :meth:`load`; or the file lacks a parameter, or holds it in another shape.
         """
         self.load(path, checkpointables=[])
-        names = self.model.state_dict().keys()
+        names = {name for name in self.model.state_dict() if not name.endswith(COUNTER)}
         absent = [
             prefix for prefix in loaded_elsewhere if self.missing >= {name for name in names if name.startswith(prefix)}
         ]
-        lacking = sorted(
-            name for name in self.missing if not name.startswith((CRITERION, *absent)) and not name.endswith(COUNTER)
-        )
+        lacking = sorted(name for name in self.missing & names if not name.startswith((CRITERION, *absent)))
         if lacking:
             raise AVSInputError(
                 f"the checkpoint {path} does not fit the model: it lacks {len(lacking)} of {len(names)} parameters, or "

@@ -26,7 +26,7 @@ def check_test_sets(cfg: CfgNode, names: Sequence[str], conditions: Sequence[str
         for condition in conditions:
             first = apply_audio_condition(records, condition)[0]
             if cfg.DATALOADER.ON_BROKEN_CLIP == "stop":
-                mapper(first)
+                mapper.decode(first)
 
 
 def evaluate(cfg: CfgNode, model: nn.Module, loader: Any, evaluator: DatasetEvaluator) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from torch import nn
 
 from transavs.checkpoint.checkpointer import BEST, AVSCheckpointer
 from transavs.data.repairs import counts_told
+from transavs.engine.train_loop import StopRequest
 from transavs.modeling.transavs.criterion import AVSCriterion
 
 REPEATED_SECONDS = 5.0  # for which further signals are taken for the first one
@@ -66,21 +67,17 @@ class StopOnSignal(HookBase):
     by ``--resume``; with several ranks it runs to its end first.
     """
 
-    def __init__(self, checkpointer: AVSCheckpointer):
+    def __init__(self, checkpointer: AVSCheckpointer, request: StopRequest):
         """
         Args:
             checkpointer: writes the state of the run.
+            request: what a signal sets, and the training step shares with all ranks.
         """
-        self._checkpointer = checkpointer
+        self._checkpointer, self._stop_request = checkpointer, request
         self._first_request = math.inf  # time of the first signal
         self._signal: int = signal.SIGTERM
         self._evaluates = False
         self._stopped_after: set[int] = set()  # iterations; an evaluation at the end may be broken off twice
-
-    @property
-    def is_requested(self) -> bool:
-        """Whether this process has been asked to end."""
-        return self._first_request < math.inf
 
     @contextmanager
     def handling_signals(self) -> Iterator[None]:
@@ -97,7 +94,8 @@ class StopOnSignal(HookBase):
         if time.monotonic() > self._first_request + REPEATED_SECONDS:
             raise KeyboardInterrupt
         # A terminal signals all processes, and a launcher passes the signal on to those that have had it already.
-        if not self.is_requested:
+        if not self._stop_request.requested:
+            self._stop_request.requested = True
             self._first_request, self._signal = time.monotonic(), number
             if self._evaluates and comm.get_world_size() == 1:
                 raise StoppedEvaluationError
@@ -107,7 +105,7 @@ class StopOnSignal(HookBase):
         """Let a signal break off what is evaluated within the context."""
         self._evaluates = True
         try:
-            if self.is_requested and comm.get_world_size() == 1:
+            if self._stop_request.requested and comm.get_world_size() == 1:
                 raise StoppedEvaluationError
             yield
         except StoppedEvaluationError:
@@ -116,7 +114,7 @@ class StopOnSignal(HookBase):
             self._evaluates = False
 
     def after_step(self) -> None:
-        if self.trainer.stop_is_agreed and self.trainer.iter + 1 < self.trainer.max_iter:
+        if self._stop_request.agreed and self.trainer.iter + 1 < self.trainer.max_iter:
             self.stop()
 
     def stop(self) -> NoReturn:

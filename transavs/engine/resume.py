@@ -59,7 +59,9 @@ def _restore_state(trainer: DefaultTrainer, state: dict[str, Any], before: Any) 
     saved = trainer.build_optimizer(before, getattr(model, "module", model))
     saved.load_state_dict(state["_trainer"]["optimizer"])
     state["_trainer"]["optimizer"] = transferred_state(saved, inner.optimizer)
-    state["hooks"]["LRScheduler"] = {"last_epoch": state["iteration"] + 1}
+    done = state["iteration"] + 1
+    state["hooks"]["LRScheduler"] = {"last_epoch": done, "_step_count": done + 1}
     trainer.load_state_dict(state)
-    for group, rate in zip(inner.optimizer.param_groups, trainer.scheduler.get_lr(), strict=True):
+    rates = trainer.scheduler._last_lr = trainer.scheduler.get_lr()
+    for group, rate in zip(inner.optimizer.param_groups, rates, strict=True):
         group["lr"] = rate

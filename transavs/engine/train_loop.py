@@ -4,8 +4,9 @@ import logging
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -22,15 +23,25 @@ from transavs.utils.precision import autocast
 Batch = Sequence[Mapping[str, Any]]
 
 
+@dataclass
+class StopRequest:
+    """Request to end a run early.
+
+    Attributes:
+        requested: whether this process has been asked to.
+        agreed: whether any rank had been asked to when the last iteration was read; the same on all ranks.
+    """
+
+    requested: bool = False
+    agreed: bool = False
+
+
 class GuardedTrainer(SimpleTrainer):
     """detectron2's SimpleTrainer and AMPTrainer in one, which does not learn from a batch that is at fault.
 
     That is one whose losses or gradients are not finite, or in which things sound and no clip has any sound. The clips
     are named, and the run stops or goes on with the next batch: on all ranks alike, with weights, running statistics
     and the optimizer as they were.
-
-    Attributes:
-        stop_is_agreed: whether any rank had been asked to end when the last iteration was read; the same on all ranks.
     """
 
     def __init__(
@@ -46,7 +57,7 @@ class GuardedTrainer(SimpleTrainer):
         accumulate: int = 1,
         repairs: Counter[str] | None = None,
         front_end: AudioFrontEnd | None = None,
-        stop_is_requested: Callable[[], bool] = lambda: False,
+        stop: StopRequest | None = None,
     ):
         """
         Args:
@@ -59,7 +70,7 @@ class GuardedTrainer(SimpleTrainer):
             accumulate: batches whose mean gradient makes one step; they are skipped together, as one batch.
             repairs: counts up what was repaired in this rank's clips, by kind; see transavs.data.repairs.
             front_end: that made the clips' examples; None for VGGish's.
-            stop_is_requested: tells whether this process has been asked to end.
+            stop: which all ranks agree on in each iteration; None for a run that nothing ends early.
         """
         super().__init__(model, data_loader, optimizer)
         self._device_type = next(model.parameters()).device.type
@@ -71,8 +82,7 @@ class GuardedTrainer(SimpleTrainer):
         self._accumulate = accumulate
         self._repairs = Counter[str]() if repairs is None else repairs
         self._front_end = front_end or VGGishLogMel()
-        self._stop_is_requested = stop_is_requested
-        self.stop_is_agreed = False
+        self._stop = stop or StopRequest()
 
     def run_step(self) -> None:
         """One iteration: a step of the optimizer.
@@ -137,12 +147,12 @@ class GuardedTrainer(SimpleTrainer):
         if not self.grad_scaler.is_enabled():
             gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
             values = torch.cat([values, nn.utils.get_total_norm(gradients)[None]])
-        known = values.new_tensor([not silent, self._stop_is_requested()])
+        known = values.new_tensor([not silent, self._stop.requested])
         flags = torch.cat([1 - values.isfinite().all()[None].float(), known])
         if comm.get_world_size() > 1:
             dist.all_reduce(flags, dist.ReduceOp.MAX)
         *numbers, is_broken, some_heard, stops = torch.cat([values, flags]).tolist()
-        self.stop_is_agreed = bool(stops)
+        self._stop.agreed = bool(stops)
         each = iter(numbers)
         return [{name: next(each) for name in losses} for losses in found], bool(is_broken), bool(some_heard)
 

@@ -38,7 +38,7 @@ from transavs.engine.hooks import (
 )
 from transavs.engine.resume import last_checkpoint, restore
 from transavs.engine.solver import build_optimizer
-from transavs.engine.train_loop import GuardedTrainer
+from transavs.engine.train_loop import GuardedTrainer, StopRequest
 from transavs.engine.weight_average import WeightAverage
 from transavs.engine.writers import WandbWriter, forget_wandb_run
 from transavs.evaluation.avs_evaluator import AVSEvaluator
@@ -91,7 +91,8 @@ class AVSTrainer(DefaultTrainer):
         self._average = WeightAverage(_bare(model), cfg.MODEL.EMA.DECAY) if cfg.MODEL.EMA.ENABLED else None
         kept = _bare(model) if self._average is None else self._average.model
         self.checkpointer = AVSCheckpointer(kept, cfg.OUTPUT_DIR, cfg, trainer=weakref.proxy(self))
-        self._stop = StopOnSignal(self.checkpointer)
+        stop = StopRequest()
+        self._stop = StopOnSignal(self.checkpointer, stop)
         self._trainer = GuardedTrainer(
             model,
             loader,
@@ -103,7 +104,7 @@ class AVSTrainer(DefaultTrainer):
             repairs=self._repairs,
             accumulate=cfg.SOLVER.ACCUMULATE,
             front_end=find_front_end(cfg),
-            stop_is_requested=lambda: self._stop.is_requested,
+            stop=stop,
         )
         if cfg.MODEL.COMPILE:
             compile_network(_bare(model), cfg.MODEL.COMPILE)
@@ -147,11 +148,6 @@ class AVSTrainer(DefaultTrainer):
                 "MODEL.AUDIO_BACKBONE is frozen and has no weights, so it would stay random: set its WEIGHTS, to the "
                 "path or URL of vggish-10086976.pth for VGGish, or its FREEZE to False to train it"
             )
-
-    @property
-    def stop_is_agreed(self) -> bool:
-        """Whether all ranks are to end after this iteration; see :class:`transavs.engine.hooks.StopOnSignal`."""
-        return self._trainer.stop_is_agreed
 
     @property
     def _kept_model(self) -> nn.Module:

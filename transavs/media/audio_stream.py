@@ -3,7 +3,6 @@
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -11,7 +10,7 @@ import av
 import numpy as np
 
 from transavs.media.audio_file import SAMPLE_RATE
-from transavs.media.container import PACKED, check_sound, like_frames, open_media, samples_of
+from transavs.media.container import SteadyStamps, best_streams, check_sound, open_media, steady_sound
 from transavs.utils.errors import AVSInputError, one_line
 
 MUTE, NOISE = "mute", "noise"
@@ -82,16 +81,21 @@ class SoundFile:
         self.sample_rate: int = first.sample_rate
         self.channels: int = first.layout.nb_channels
         self._layout: str = first.layout.name
+        self._start: float = first.time
 
     def _decoded(self) -> Iterator[Any]:
+        steady = SteadyStamps()
         try:
             with open_media(self._path) as container:
-                tracks = container.streams.audio[:1]
-                for track in tracks:
-                    check_sound(self._name, track.codec_context)
-                for packet in container.demux(tracks) if tracks else ():
+                _, track = best_streams(container)
+                if track is None and container.streams.audio:
+                    raise AVSInputError(f"{self._name} has sound that FFmpeg cannot decode: name another file")
+                if track is None:
+                    return
+                check_sound(self._name, track.codec_context)
+                for packet in container.demux(track):
                     with suppress(av.FFmpegError):  # a damaged packet is left out
-                        yield from packet.decode()
+                        yield from map(steady, packet.decode())
         except (av.FFmpegError, ValueError) as error:
             if isinstance(error, AVSInputError):
                 raise
@@ -100,17 +104,13 @@ class SoundFile:
             ) from error
 
     def sound(self, sample_rate: int, layout: str | None = None) -> Iterator[np.ndarray]:
+        """The sound from its first sample on, with silence in place of gaps; see :class:`Sound`."""
         left = round(min(self._seconds * sample_rate, sys.maxsize))
-        for run in like_frames(self._decoded()):
-            resampler = av.AudioResampler(PACKED, layout or self._layout, sample_rate)
-            for frame in chain(run, [None]):
-                for resampled in resampler.resample(frame):
-                    block = samples_of(resampled)[:, :left]
-                    left -= block.shape[1]
-                    if block.size:
-                        yield block
-                if not left:
-                    return
+        for block in steady_sound(self._decoded(), self._start, sample_rate, layout or self._layout):
+            yield block[:, :left]
+            left -= min(left, block.shape[1])
+            if not left:
+                return
 
 
 class SoundAround:

@@ -3,17 +3,22 @@
 import io
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from fractions import Fraction
 from itertools import chain, groupby
 from pathlib import Path
 from typing import Any
 
 import av
 import numpy as np
+from av.stream import Disposition
 
 from transavs.utils.errors import AVSInputError
 from transavs.utils.limits import MAX_CHANNELS, MAX_PIXELS, MAX_SAMPLE_RATE
 
+CLOCK = Fraction(1, 90000)  # of frames without time stamps
 PACKED = "flt"  # samples of all channels in turn
+STILL = Disposition.attached_pic | Disposition.still_image | Disposition.timed_thumbnails
+RESTART_SECONDS = 0.5  # by which a time stamp has to step back to begin a new count
 NO_LARGER = {"max_pixels": str(MAX_PIXELS)}  # of a picture
 # A playlist may name other files of this machine, or addresses; FFmpeg would read those by a protocol, and has none.
 ALONE = {"protocol_whitelist": "none", **NO_LARGER}
@@ -63,10 +68,21 @@ def check_sound(name: str, codec_context: Any) -> None:
 
 
 def best_streams(container: Any) -> tuple[Any, Any]:
-    """The first moving picture, which a cover is not, and the best sound track; None where there is none."""
-    pictures = [s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
+    """Choose the picture and the sound that a player would: of those it can decode the default one, else the first.
+
+    A cover or another still picture is no picture of a video.
+
+    Returns:
+        the two streams, None where there is none.
+    """
+    pictures = [s for s in container.streams.video if s.codec_context is not None and not s.disposition & STILL]
     sounds = [s for s in container.streams.audio if s.codec_context is not None and s.codec_context.sample_rate]
-    return next(iter(pictures), None), next(iter(sounds), None)
+    # max gives the first of equals.
+    picture, sound = (
+        max(some, key=lambda stream: bool(stream.disposition & Disposition.default), default=None)
+        for some in (pictures, sounds)
+    )
+    return picture, sound
 
 
 def like_frames(frames: Iterable[Any]) -> Iterator[Iterator[Any]]:
@@ -76,11 +92,45 @@ def like_frames(frames: Iterable[Any]) -> Iterator[Iterator[Any]]:
 
 
 def samples_of(frame: Any) -> np.ndarray:
-    """float32 (channels, n) of a frame of the format PACKED.
+    """float32 (channels, n) in [-1, 1] of a frame of the format PACKED; samples that are no numbers are silence.
 
     Of planar frames of eight channels or more PyAV finds more planes than there are, and reads beyond them.
     """
-    return frame.to_ndarray().reshape(-1, frame.layout.nb_channels).T
+    samples = frame.to_ndarray().reshape(-1, frame.layout.nb_channels).T
+    return np.nan_to_num(samples, nan=0.0, posinf=1.0, neginf=-1.0).clip(-1, 1)
+
+
+class SteadyStamps:
+    """Time stamps of one track that never begin anew, as they do where a file was put together of several.
+
+    Called with each decoded frame, it sets the frame's stamp: one that is missing, or steps back by more than
+    RESTART_SECONDS, is the end of the frame before.
+    """
+
+    def __init__(self, frame_rate: float | None = None):
+        """
+        Args:
+            frame_rate: pictures per second; None for sound.
+        """
+        self._frame_rate = frame_rate
+        self._shift, self._end = 0.0, 0.0
+        self._last: float | None = None
+
+    def __call__(self, frame: Any) -> Any:
+        """Return the frame, whose ``time`` is set."""
+        if frame.pts is None:
+            frame.time_base = frame.time_base or CLOCK
+            time = self._end
+        else:
+            time = frame.time + self._shift
+            if self._last is not None and time < self._last - RESTART_SECONDS:
+                self._shift += self._end - time
+                time = self._end
+        if frame.pts is None or self._shift:
+            frame.pts = round(time / frame.time_base)
+        lasts = 1 / self._frame_rate if self._frame_rate else frame.samples / frame.sample_rate
+        self._last, self._end = time, max(self._end, time + lasts)
+        return frame
 
 
 def steady_sound(
@@ -94,22 +144,50 @@ def steady_sound(
         sample_rate: in Hz, of what is returned.
         layout: FFmpeg's name of the channel layout, such as "stereo"; None keeps that of the frames.
     """
-    first_sample, given = round(start * sample_rate), 0
+    given = 0
     for run in like_frames(frames):
         first = next(run)
-        resample = _resampler(first, sample_rate, layout or first.layout.name, first_sample + given)
+        resample = _resampler(first, sample_rate, layout or first.layout.name, start + given / sample_rate)
         for frame in chain([first], run, [None]):
             for block in resample(frame):
                 given += block.shape[1]
                 yield block
 
 
-def _resampler(frame: Any, sample_rate: int, layout: str, first_sample: int) -> Callable[[Any], Iterator[np.ndarray]]:
-    """A function from decoded frames (None at the end) to blocks of float32 (channels, n).
+def _resampler(frame: Any, sample_rate: int, layout: str, start: float) -> Callable[[Any], Iterator[np.ndarray]]:
+    """Make a function from decoded frames (None at the end) to blocks of float32 (channels, n).
 
-    FFmpeg's aresample keeps to the time stamps: it fills gaps with silence and cuts or fills the start.
+    Args:
+        frame: the first one.
+        sample_rate, layout: of the blocks.
+        start: time stamp in seconds of the first sample.
+    """
+    copies = None
+    try:
+        graph = _resampling_graph(frame, sample_rate, layout, start)
+    except av.FFmpegError:  # FFmpeg knows no way to mix so many channels: their mean is copied to all
+        graph, copies = _resampling_graph(frame, sample_rate, "", start), av.AudioLayout(layout).nb_channels
+
+    def resample(decoded: Any) -> Iterator[np.ndarray]:
+        graph.push(decoded)
+        while True:
+            try:
+                block = samples_of(graph.pull())
+            except (av.error.BlockingIOError, av.error.EOFError):
+                return
+            yield block if copies is None else np.tile(block.mean(0), (copies, 1))
+
+    return resample
+
+
+def _resampling_graph(frame: Any, sample_rate: int, layout: str, start: float) -> Any:
+    """Configure FFmpeg's aresample, which keeps to time stamps: it fills gaps with silence and cuts or fills the start.
+
+    Its first_pts counts samples of what comes in, not of what goes out. A layout of "" keeps the frames' own.
     """
     graph = av.filter.Graph()
+    first_pts = round(start * frame.sample_rate)
+    layouts = f":channel_layouts={layout}" if layout else ""
     nodes = [
         graph.add_abuffer(
             sample_rate=frame.sample_rate,
@@ -117,18 +195,9 @@ def _resampler(frame: Any, sample_rate: int, layout: str, first_sample: int) -> 
             layout=frame.layout.name,
             time_base=frame.time_base,
         ),
-        graph.add("aresample", f"{sample_rate}:async=1:first_pts={first_sample}"),
-        graph.add("aformat", f"sample_fmts={PACKED}:sample_rates={sample_rate}:channel_layouts={layout}"),
+        graph.add("aresample", f"{sample_rate}:async=1:first_pts={first_pts}"),
+        graph.add("aformat", f"sample_fmts={PACKED}:sample_rates={sample_rate}{layouts}"),
         graph.add("abuffersink"),
     ]
     graph.link_nodes(*nodes).configure()
-
-    def resample(decoded: Any) -> Iterator[np.ndarray]:
-        graph.push(decoded)
-        while True:
-            try:
-                yield samples_of(graph.pull())
-            except (av.error.BlockingIOError, av.error.EOFError):
-                return
-
-    return resample
+    return graph

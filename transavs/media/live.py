@@ -16,7 +16,7 @@ import av
 import numpy as np
 
 from transavs.media.audio_file import SAMPLE_RATE
-from transavs.media.container import best_streams, check_sound, steady_sound
+from transavs.media.container import PACKED, SteadyStamps, best_streams, check_sound, steady_sound
 from transavs.media.frames import VideoFrame, upright_size
 from transavs.utils.errors import AVSInputError, one_line
 
@@ -39,7 +39,7 @@ class LiveVideo:
         duration: of what has been given so far, in seconds.
         newest: time of the newest frame that has come, in seconds since the first one.
         dropped: sampled frames that came too late to be predicted, see :meth:`in_time`.
-        lost: frames that nobody took in time, which are not even drawn.
+        lost: frames that nobody took in time, or whose time stamps step back, which are not even drawn.
     """
 
     def __init__(
@@ -104,6 +104,7 @@ class LiveVideo:
     def _read(self, container: Any, streams: Sequence[Any]) -> None:
         """Decode a container to its end, in a thread of its own."""
         packets, began = container.demux(streams), time.monotonic()
+        steady = {s.index: SteadyStamps(self.frame_rate if s.type == "video" else None) for s in streams}
         try:
             while not self._stopped.is_set() and (packet := next(packets, None)) is not None:
                 try:
@@ -112,7 +113,7 @@ class LiveVideo:
                     continue  # a damaged packet is left out
                 for frame in frames:
                     if frame.time is not None:
-                        self._take(frame, began)
+                        self._take(steady[packet.stream_index](frame), began)
         except (av.FFmpegError, ValueError) as error:  # the connection is lost
             logging.getLogger(__name__).warning("%s ends: %s", self.name, one_line(error))
         finally:
@@ -163,6 +164,8 @@ class LiveVideo:
                 self.duration = shown + 1 / self.frame_rate
                 yield VideoFrame(index, shown, decoded)
                 index, last = index + 1, shown
+            else:
+                self.lost += 1
 
     def in_time(self, frames: Iterator[VideoFrame]) -> Iterator[VideoFrame]:
         """Those of ``frames`` that are at most MAX_LATENCY behind the newest one; counts the others.
@@ -195,7 +198,8 @@ class LiveVideo:
                 if listener:
                     frame = listener.popleft()
                 elif not self._has_ended():
-                    frame = _silence(heard, self.newest + (self._start or 0.0) - SOUND_PATIENCE, self.sample_rate)
+                    until = self.newest + (self._start or 0.0) - SOUND_PATIENCE
+                    frame = _silence(heard, until, self.sample_rate, self.channels)
                 else:
                     return
             heard = max(heard, frame.time + frame.samples / frame.sample_rate)
@@ -219,10 +223,10 @@ class LiveVideo:
             reader.join(POLL)
 
 
-def _silence(start: float, end: float, sample_rate: int) -> av.AudioFrame:
+def _silence(start: float, end: float, sample_rate: int, channels: int) -> av.AudioFrame:
     """A decoded frame of silence between two time stamps."""
-    samples = np.zeros((1, max(1, round((end - start) * sample_rate))), dtype=np.float32)
-    frame = av.AudioFrame.from_ndarray(samples, format="fltp", layout="mono")
+    samples = np.zeros((1, max(1, round((end - start) * sample_rate)) * channels), dtype=np.float32)
+    frame = av.AudioFrame.from_ndarray(samples, format=PACKED, layout=f"{channels}c")
     frame.sample_rate, frame.pts = sample_rate, round(start * sample_rate)
     frame.time_base = Fraction(1, sample_rate)
     return frame

@@ -8,7 +8,7 @@ import logging
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -17,7 +17,7 @@ import av
 import numpy as np
 
 from transavs.media.audio_file import SAMPLE_RATE
-from transavs.media.container import best_streams, check_sound, open_media, steady_sound
+from transavs.media.container import SteadyStamps, best_streams, check_sound, open_media, steady_sound
 from transavs.media.frames import VideoFrame, upright_size
 from transavs.utils.errors import AVSInputError, one_line
 from transavs.utils.limits import MAX_PIXELS
@@ -64,6 +64,7 @@ class Video:
         self._complained_of: set[str] = set()
         self.duration = 0.0
         self._seek: float | None = None  # time stamp to begin at
+        self._held_back: int | None = None  # ticks by which AVI's decoding stamps run ahead
         self._end = float("inf")  # time stamp to end before
         if not 0 <= start < (self._end if end is None else end):
             raise AVSInputError(f"{self.name} from {start} s to {end} s: give a start from 0 on, and a later end")
@@ -76,7 +77,7 @@ class Video:
             self._measure()
         # Rotation and the time of the first frame are known once it is decoded, and surely then.
         first = next(self._decoded("video"), None)
-        if first is None or first.time is None:
+        if first is None:
             raise AVSInputError(
                 f"{self.name} holds no frame that can be decoded: it is damaged, copy it again; or its frames have "
                 f"more than {MAX_PIXELS} pixels, make it smaller"
@@ -103,6 +104,8 @@ class Video:
                 self.sample_rate, self.channels = sound.codec_context.sample_rate, sound.codec_context.channels
             self.frame_rate = float(picture.average_rate or picture.guessed_rate or 1)
             self._announced: float = container.duration / av.time_base if container.duration else 0.0
+            if self._announced and "matroska" in container.format.name:  # which announces the time stamp of its end
+                self._announced -= (container.start_time or 0) / av.time_base
             self.duration = self._announced
 
     def _cut_off(self, start: float) -> None:
@@ -117,15 +120,17 @@ class Video:
     def _measure(self) -> None:
         """Take length and frame rate from the packets: what a browser records of a camera announces neither."""
         first, last, count = float("inf"), 0.0, 0
+        stamped = True
         with self._opened() as container, suppress(av.FFmpegError):  # a damaged file is used as far as it goes
             picture, _ = best_streams(container)
             for packet in container.demux(picture):
-                if packet.pts is not None:
-                    time = float(packet.pts * packet.time_base)
+                if packet.size:  # the last one of all is empty
+                    stamped = stamped and packet.pts is not None
+                    time = float(packet.pts * packet.time_base) if stamped else 0.0
                     first, last, count = min(first, time), max(last, time), count + 1
-        if count > 1 and last > first:
+        if stamped and count > 1 and last > first:
             self.frame_rate = (count - 1) / (last - first)
-            self.duration = count / self.frame_rate
+        self.duration = count / self.frame_rate
 
     @contextmanager
     def _opened(self) -> Iterator[Any]:
@@ -146,11 +151,13 @@ class Video:
             stream = dict(zip(("video", "audio"), best_streams(container), strict=True))[kind]
             if stream is None:
                 return
-            if self._seek is not None and container.format.name != "mpegts":  # FFmpeg guesses the place there
+            # FFmpeg guesses the place in a transport stream, and knows none where there are no time stamps.
+            if self._seek is not None and self._announced and container.format.name != "mpegts":
                 with suppress(av.FFmpegError):  # what cannot be sought in is read from its start
                     container.seek(round(max(0.0, self._seek - SEEK_MARGIN) * av.time_base))
             if kind == "video":
                 stream.thread_type = "AUTO"
+            stamped = self._stamping(container, stream)
             packets = container.demux(stream)
             while True:
                 try:
@@ -162,7 +169,7 @@ class Video:
                 if packet is None:
                     break
                 for frame in frames:
-                    end = frame.time if frame.time is not None else end
+                    end = stamped(frame).time
                     if end >= self._end - ROUNDING:
                         return
                     yield frame
@@ -175,15 +182,39 @@ class Video:
                 *(self.name, kind, announced, end - start, damaged),
             )
 
+    def _stamping(self, container: Any, stream: Any) -> Callable[[Any], Any]:
+        """Make a function that sets the time stamps of a track's decoded frames, see :class:`SteadyStamps`."""
+        steady = SteadyStamps(self.frame_rate if stream.type == "video" else None)
+        if stream.type != "video" or container.format.name != "avi":
+            return steady
+
+        def by_decoding(frame: Any) -> Any:
+            # AVI has decoding stamps alone, of which FFmpeg makes presentation stamps that step back. The first frame
+            # tells how long a decoder holds frames back to bring them in order.
+            if self._held_back is None:
+                self._held_back = (frame.dts or 0) - (stream.start_time or 0)
+            frame.pts = None if frame.dts is None else frame.dts - self._held_back
+            return steady(frame)
+
+        return by_decoding
+
     def frames(self) -> Iterator[VideoFrame]:
         """All frames in the order and at the times at which they are shown."""
-        last = -1.0
-        index = 0
+        last, index, left_out = -1.0, 0, 0
         for decoded in self._decoded("video"):
-            time = decoded.time - self._start if decoded.time is not None else last + 1 / self.frame_rate
-            if time > last and time >= 0:  # broken files repeat times; before a part others may be decoded
+            time = decoded.time - self._start
+            if time > last and time >= 0:  # before a part others may be decoded
                 yield VideoFrame(index, time, decoded)
                 index, last = index + 1, time
+            elif time >= 0:
+                left_out += 1
+        if left_out and "order" not in self._complained_of:
+            self._complained_of.add("order")
+            logging.getLogger(__name__).warning(
+                "%s: %d frames are left out, their time stamps are not after those of the frames before them: convert "
+                "the video",
+                *(self.name, left_out),
+            )
 
     def sound(self, sample_rate: int, layout: str | None = None) -> Iterator[np.ndarray]:
         """The sound from the first frame's time on, with silence in place of gaps.

@@ -138,6 +138,8 @@ class VideoWriter:
 def sound_of(heard: Sound) -> dict[str, Any]:
     """The ``sound``, ``sample_rate`` and ``channels`` of a :class:`VideoWriter` that plays ``heard``."""
     channels = heard.channels if heard.channels in LAYOUTS else 2
-    sample_rate = min(heard.sample_rate, MAX_SAMPLE_RATE)
+    # The next rate above that the encoder has, so that nothing that is heard is lost.
+    rates = [rate for rate in av.Codec("aac", "w").audio_rates or () if rate <= MAX_SAMPLE_RATE]
+    sample_rate = min((rate for rate in rates if rate >= heard.sample_rate), default=max(rates))
     sound = heard.sound(sample_rate, LAYOUTS[channels])
     return {"sound": sound, "sample_rate": sample_rate, "channels": channels}

@@ -157,10 +157,10 @@ def pooling_windows(length: int, cells: int, device: torch.device) -> tuple[Tens
         int64 (cells, k) indices and float (cells, k) weights, 0 where a window has fewer than k pixels.
     """
     starts = [cell * length // cells for cell in range(cells)]
-    lengths = torch.tensor([-(-(cell + 1) * length // cells) - starts[cell] for cell in range(cells)])
-    offsets = torch.arange(int(lengths.max()))
-    indices = (torch.tensor(starts)[:, None] + offsets).clamp(max=length - 1)
-    weights = torch.where(offsets < lengths[:, None], 1 / lengths[:, None], 0.0)
+    lengths = [-(-(cell + 1) * length // cells) - start for cell, start in enumerate(starts)]
+    offsets = range(max(lengths))
+    indices = torch.tensor([[min(start + offset, length - 1) for offset in offsets] for start in starts])
+    weights = torch.tensor([[1 / count if offset < count else 0.0 for offset in offsets] for count in lengths])
     return indices.to(device), weights.to(device)
 
 
