@@ -153,6 +153,53 @@ def test_two_processes_train_tpavi_with_avm_as_one(tiny_datasets: Path, tmp_path
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("MODEL.TRANSAVS.DEC_LAYERS", "1"),
+        ("MODEL.TRANSAVS.DEC_LAYERS", "2"),
+        ("MODEL.META_ARCHITECTURE", "TPAVI", "MODEL.TPAVI.AUDIO_VISUAL", "False", "MODEL.TPAVI.VISUAL_VISUAL", "True"),
+        ("MODEL.SEM_SEG_HEAD.IN_FEATURES", "['res2', 'res3', 'res4']"),
+    ],
+    ids=["one layer", "two layers", "visual only", "three levels"],
+)
+def test_two_processes_train_models_that_leave_parameters_unused(tiny_datasets: Path, tmp_path: Path, options: tuple):
+    options = ("MODEL.TPAVI.HEAD_CHANNELS", "[8, 8]", "TEST.AUDIO_CONDITIONS", "['true']", *options)
+    for name, launcher in (("one", ()), ("two", LAUNCHER)):
+        finish(start(tiny_datasets, tmp_path / name, *launcher, options=options))
+    assert_same(losses_and_results(tmp_path / "two"), losses_and_results(tmp_path / "one"))
+
+
+# Of the second of two clips half of the pixels are ignored.
+IGNORING = """\
+import runpy
+from transavs.data.dataset_mapper import AVSDatasetMapper
+
+call = AVSDatasetMapper.__call__
+
+def ignore_half(self, record):
+    clip = call(self, record)
+    if self.is_train and sum(map(ord, clip["video_id"])) % 2:
+        clip["masks"][:, : clip["masks"].shape[1] // 2] = 255
+    return clip
+
+AVSDatasetMapper.__call__ = ignore_half
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("architecture", ["TransAVS", "TPAVI"])
+def test_ranks_weigh_pixels_alike_where_some_are_ignored(tiny_datasets: Path, tmp_path: Path, architecture: str):
+    tool = tmp_path / "ignoring.py"
+    tool.write_text(f"{IGNORING}runpy.run_path({str(TRAIN_NET)!r}, run_name='__main__')\n")
+    options = ("MODEL.META_ARCHITECTURE", architecture, "MODEL.TPAVI.HEAD_CHANNELS", "[8, 8]")
+    options += ("TEST.AUDIO_CONDITIONS", "['true']")
+    for name, launcher in (("one", ()), ("two", LAUNCHER)):
+        finish(start(tiny_datasets, tmp_path / name, *launcher, options=options, tool=tool))
+    assert_same(losses_and_results(tmp_path / "two"), losses_and_results(tmp_path / "one"))
+
+
+@pytest.mark.slow
 def test_two_processes_accumulate_what_one_sees_at_once(tiny_datasets: Path, tmp_path: Path):
     """Where no norm and no loss looks at a batch as a whole; one labeled frame of each clip."""
     options = ("MODEL.RESNETS.NORM", "FrozenBN", "MODEL.SEM_SEG_HEAD.NORM", "FrozenBN", "INPUT.TRAIN_FRAMES", "1")

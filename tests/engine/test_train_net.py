@@ -3,13 +3,17 @@
 import json
 import math
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 import torch
 from helpers.repository import REPOSITORY, TINY_MODEL, read_metrics
 
+from transavs import AVSInputError
 from transavs.checkpoint.versions import versions
+from transavs.config.load import load_config
+from transavs.inference.predictor import AVSPredictor
 
 TOOL = "tools/train_net.py"
 QUICKSTART = ("--config-file", "configs/quickstart.yaml")
@@ -52,6 +56,81 @@ def test_eval_only_gives_the_number_that_training_ended_with(trained: Path, run_
     assert done.returncode == 0, done.stderr
     assert json.loads((tmp_path / "results.json").read_text()) == json.loads((trained / "results.json").read_text())
     assert (tmp_path / "figure.png").exists()
+
+
+def test_eval_only_takes_the_config_that_the_checkpoint_carries(trained: Path, run_train_net, tmp_path: Path):
+    weights = ("MODEL.WEIGHTS", trained / "model_final.pth", "OUTPUT_DIR", tmp_path)
+    done = run_train_net("--eval-only", *weights, "TEST.FIGURE_CLIPS", 0)
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "results.json").read_text()) == json.loads((trained / "results.json").read_text())
+
+
+def test_eval_only_tells_every_key_of_model_and_input_that_differs(
+    trained: Path, run_here, tiny_catalog, tmp_path: Path
+):
+    weights = (
+        "MODEL.WEIGHTS",
+        trained / "model_final.pth",
+        "OUTPUT_DIR",
+        tmp_path,
+        "TEST.AUDIO_CONDITIONS",
+        "['true']",
+    )
+    options = (*QUICKSTART, *TINY_MODEL, "TEST.FIGURE_CLIPS", 0, "INPUT.IMAGE_SIZE", 64, "MODEL.TRANSAVS.NHEADS", 2)
+    done = run_here(TOOL, "--eval-only", *options, *weights)
+    assert done.returncode == 0, done.stderr
+    (line,) = (line for line in done.stdout.splitlines() if "was trained with another config" in line)
+    assert line.endswith(": INPUT.IMAGE_SIZE: 32, now 64; MODEL.TRANSAVS.NHEADS: 4, now 2")
+
+
+@pytest.mark.parametrize(
+    ("change", "name"),
+    [
+        (("MODEL.TRANSAVS.NUM_OBJECT_QUERIES", 40), "query_decoder.query_content"),
+        (("MODEL.SEM_SEG_HEAD.NUM_CLASSES", 7), "query_decoder.classifier.bias"),
+        (("MODEL.TRANSAVS.DEC_LAYERS", 5), "query_decoder.decoder.3.attention.in_proj_bias"),
+    ],
+)
+def test_a_model_that_would_be_partly_random_is_not_scored(
+    trained: Path, run_here, tiny_catalog, tmp_path: Path, change: tuple, name: str
+):
+    weights = trained / "model_final.pth"
+    run = ("--eval-only", *QUICKSTART, *TINY_MODEL, *change, "MODEL.WEIGHTS", weights, "OUTPUT_DIR", tmp_path)
+    error = errors_of(run_here(TOOL, *run))
+    assert "model_final.pth does not fit the model: it lacks " in error
+    assert f"such as {name}: give the config" in error
+    assert not (tmp_path / "results.json").exists()
+    config = tmp_path / "other.yaml"
+    cfg = load_config(REPOSITORY / "configs/quickstart.yaml", [*TINY_MODEL, *map(str, change)])
+    config.write_text(cfg.dump())
+    with pytest.raises(AVSInputError, match="does not fit the model: it lacks"):
+        AVSPredictor.from_checkpoint(weights, device="cpu", config_file=config)
+
+
+def test_parameters_that_are_missing_are_an_error_but_for_those_of_the_losses(trained: Path, tmp_path: Path):
+    found = torch.load(trained / "model_final.pth", weights_only=True)
+    for part, fits in (("criterion.", True), ("query_decoder.classifier.", False), ("backbone.stem.", False)):
+        kept = {name: value for name, value in found["model"].items() if not name.startswith(part)}
+        torch.save(found | {"model": kept}, tmp_path / "part.pth")
+        with nullcontext() if fits else pytest.raises(AVSInputError, match=rf"it lacks .*, such as {part}"):
+            AVSPredictor.from_checkpoint(tmp_path / "part.pth", device="cpu")
+
+
+def test_an_audio_backbone_may_come_from_a_file_of_its_own(trained: Path, run_here, tiny_catalog, tmp_path: Path):
+    """As VGGish does for published TPAVI; what a checkpoint holds is not fetched."""
+    found, prefix = torch.load(trained / "model_final.pth", weights_only=True), "audio_backbone."
+    audio = {n.removeprefix(prefix): value for n, value in found["model"].items() if n.startswith(prefix)}
+    rest = {name: value for name, value in found["model"].items() if not name.startswith(prefix)}
+    torch.save(audio, tmp_path / "audio.pth")
+    torch.save({"model": rest}, tmp_path / "rest.pth")
+    run = ("--eval-only", *QUICKSTART, *TINY_MODEL, "TEST.FIGURE_CLIPS", 0, "OUTPUT_DIR", tmp_path, "MODEL.WEIGHTS")
+    key = "MODEL.AUDIO_BACKBONE.WEIGHTS"
+    assert run_here(TOOL, *run, tmp_path / "rest.pth", key, tmp_path / "audio.pth").returncode == 0
+    expected = json.loads((trained / "results.json").read_text())
+    assert json.loads((tmp_path / "results.json").read_text()) == expected
+    assert "such as audio_backbone." in errors_of(run_here(TOOL, *run, tmp_path / "rest.pth"))
+    whole = (trained / "model_final.pth", key, "https://nowhere.invalid/vggish.pth")
+    assert run_here(TOOL, *run, *whole).returncode == 0
 
 
 def test_resume_goes_on_with_iteration_optimizer_and_data_order(trained: Path, run_train_net, tmp_path: Path):
@@ -177,6 +256,49 @@ def test_settings_that_are_wrong(run_here, tmp_path: Path):
     error = errors_of(run_here(TOOL, "--config-file", config, *output))
     assert "mine.yaml" in error
     assert "SOLVER.LEARNING_RATE" in error
+
+
+def test_a_config_is_asked_for(run_here):
+    assert "--config-file is missing: name a config" in errors_of(run_here(TOOL))
+    assert "--config-file is missing: name a config" in errors_of(run_here(TOOL, "--eval-only"))
+
+
+def test_more_gpus_than_there_are_end_in_one_line(run_here, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    error = errors_of(run_here(TOOL, *QUICKSTART, "--num-gpus", 8))
+    assert error.startswith("error: --num-gpus is 8 (expected 2 or fewer, the GPUs that PyTorch sees here)")
+
+
+def test_a_schedule_of_no_iteration_ends_in_one_line(run_here):
+    assert errors_of(run_here(TOOL, *QUICKSTART, "SOLVER.MAX_ITER", 0)) == "error: SOLVER.MAX_ITER is 0: give 1 or more"
+
+
+@pytest.mark.parametrize("split", ["TEST", "VAL"])
+def test_sets_that_are_evaluated_later_are_read_before_training(
+    run_here, catalog_of, tiny_datasets, tmp_path, split: str
+):
+    datasets = shutil.copytree(tiny_datasets, tmp_path / "datasets")
+    for wav in (datasets / "synthetic/Multi-sources/ms3_data/audio_wav" / split.lower()).iterdir():
+        wav.unlink()
+    catalog_of(datasets)
+    options = (*TINY_MODEL, "DATASETS.VAL", "('synthetic_ms3_val',)", "OUTPUT_DIR", tmp_path / "out")
+    done = run_here(TOOL, *QUICKSTART, *options)
+    assert f"{split.lower()}" in errors_of(done)
+    assert "Starting training" not in done.stdout
+
+
+def test_an_audio_condition_that_a_set_does_not_have_is_found_before_training(
+    run_here, catalog_of, tiny_datasets, tmp_path
+):
+    datasets = shutil.copytree(tiny_datasets, tmp_path / "datasets")
+    csv = datasets / "synthetic/Multi-sources/ms3_meta_data.csv"
+    rows = csv.read_text().splitlines()
+    test = [row for row in rows if ",test" in row]
+    csv.write_text("\n".join([row for row in rows if row not in test[1:]]) + "\n")
+    catalog_of(datasets)
+    done = run_here(TOOL, *QUICKSTART, *TINY_MODEL, "OUTPUT_DIR", tmp_path / "out")
+    assert "'shuffled', which needs a test split of two clips" in errors_of(done)
+    assert "Starting training" not in done.stdout
 
 
 def test_checkpoints_that_are_wrong(run_train_net, tmp_path: Path):

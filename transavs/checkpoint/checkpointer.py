@@ -58,6 +58,7 @@ class AVSCheckpointer(DetectionCheckpointer):
     """
 
     missing: frozenset[str] = frozenset()
+    _held: Collection[str] = ()  # names in the last file
 
     def __init__(self, model: nn.Module, save_dir: str = "", cfg: CfgNode | None = None, **checkpointables: Any):
         """
@@ -123,9 +124,7 @@ class AVSCheckpointer(DetectionCheckpointer):
         """
         self.load(path, checkpointables=[])
         names = {name for name in self.model.state_dict() if not name.endswith(COUNTER)}
-        absent = [
-            prefix for prefix in loaded_elsewhere if self.missing >= {name for name in names if name.startswith(prefix)}
-        ]
+        absent = [prefix for prefix in loaded_elsewhere if not any(name.startswith(prefix) for name in self._held)]
         lacking = sorted(name for name in self.missing & names if not name.startswith((CRITERION, *absent)))
         if lacking:
             raise AVSInputError(
@@ -135,6 +134,7 @@ class AVSCheckpointer(DetectionCheckpointer):
             )
 
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:
+        self._held = {name.removeprefix("module.") for name in checkpoint["model"]}
         incompatible = super()._load_model(checkpoint)
         misshapen = {name for name, _, _ in incompatible.incorrect_shapes}
         self.missing = frozenset(misshapen.union(incompatible.missing_keys))

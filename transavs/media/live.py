@@ -84,7 +84,9 @@ class LiveVideo:
             raise AVSInputError(f"{name} holds no sound track: give a sound with --audio, which may be mute")
         self.frame_rate = float(picture.average_rate or picture.guessed_rate or FRAME_RATE)
         self._readers = [
-            threading.Thread(target=self._read, args=(container, [s for s in (picture, sound) if s in streams]))
+            threading.Thread(
+                target=self._read, args=(container, [s for s in (picture, sound) if s is not None and s in streams])
+            )
             for container, streams in zip(containers, found, strict=True)
         ]
         self._reading = len(self._readers)
