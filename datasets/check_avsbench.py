@@ -13,9 +13,10 @@ from pathlib import Path
 from transavs.data.avsbench import LAYOUTS
 from transavs.data.integrity.check import check_avsbench
 from transavs.data.integrity.report import FAULT, summary
-from transavs.utils.command_line import check_output, run_tool, whole_number, write_json
+from transavs.utils.command_line import check_outputs, run_tool, whole_number, write_json
 
 FAULTS_FOUND = 1
+CLASSES = "label2idx.json"  # the one file of AVSBench that a report could replace
 
 
 def main() -> None:
@@ -27,7 +28,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="file to write the counts and every finding to")
     parser.add_argument("--workers", type=whole_number(1), default=os.cpu_count(), help="by default one per core")
     args = parser.parse_args()
-    check_output(args.json)
+    check_outputs([args.json], [args.root, args.json and args.json.with_name(CLASSES)])
     report = check_avsbench(args.root, args.subsets, compare_counts=not args.no_counts, workers=args.workers)
     if args.list:
         sys.stdout.writelines(f"{finding}\n" for finding in report.findings)

@@ -16,7 +16,8 @@ from transavs.data.synthetic.album import Entry, load_album, read_table
 from transavs.data.synthetic.dataset import write_clips
 from transavs.data.synthetic.debian import fetch_shared_files
 from transavs.data.synthetic.video import write_synthetic_video
-from transavs.utils.command_line import run_tool
+from transavs.media.video_writer import check_video_path
+from transavs.utils.command_line import check_outputs, run_tool
 from transavs.utils.errors import AVSInputError
 
 DATASETS = Path(os.environ.get("DETECTRON2_DATASETS", "datasets"))
@@ -59,6 +60,8 @@ def parse() -> argparse.Namespace:
 
 def main() -> None:
     args = parse()
+    video = args.video and check_video_path(args.video)
+    check_outputs([video], [args.table, args.stamps], folders=[args.datasets], makes_parents=True)
     folder = args.stamps or args.datasets / SOURCE / "packages"
     if args.stamps is None:
         fetch(read_table(args.table), folder)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from transavs.data.avsbench import LAYOUTS, SOURCES, SPLITS
 from transavs.data.synthetic.dataset import DIFFICULTIES, write_synthetic
-from transavs.utils.command_line import run_tool
+from transavs.utils.command_line import check_outputs, run_tool
 
 DATASETS = Path(os.environ.get("DETECTRON2_DATASETS", "datasets"))
 
@@ -32,6 +32,7 @@ def main() -> None:
     parser.add_argument("--log-mel", action="store_true", help="log-mel pickles too, of S4 and MS3, as AVSBench has")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes")
     args = parser.parse_args()
+    check_outputs([], folders=[args.datasets])
     clips = dict(zip(SPLITS, args.clips, strict=True))
     write_synthetic(
         args.datasets,

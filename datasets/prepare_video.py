@@ -6,7 +6,8 @@ from pathlib import Path
 
 from transavs.data.synthetic.dataset import DIFFICULTIES
 from transavs.data.synthetic.video import write_synthetic_video
-from transavs.utils.command_line import run_tool
+from transavs.media.video_writer import check_video_path
+from transavs.utils.command_line import check_outputs, run_tool
 
 
 def main() -> None:
@@ -18,6 +19,7 @@ def main() -> None:
     parser.add_argument("--difficulty", choices=sorted(DIFFICULTIES), default="hard", help="see docs/results.md")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
+    check_outputs([check_video_path(args.output)], makes_parents=True)
     write_synthetic_video(
         args.output,
         seconds=args.seconds,

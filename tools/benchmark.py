@@ -21,7 +21,7 @@ from transavs.analysis.report import write_report
 from transavs.config.load import load_config
 from transavs.engine.launch import prepare_cpu
 from transavs.modeling.meta_arch import check_device
-from transavs.utils.command_line import check_output, run_tool, write_json
+from transavs.utils.command_line import check_outputs, run_tool, write_json
 from transavs.utils.errors import AVSInputError
 from transavs.utils.precision import find_precision
 from transavs.visualization.charts import draw_growth
@@ -74,8 +74,7 @@ def check_arguments(args: argparse.Namespace) -> None:
         raise AVSInputError(f"--vary {' '.join(args.vary)}: give whole numbers from 1 on behind the key")
     if args.compile and args.compile not in (backends := torch.compiler.list_backends(exclude_tags=())):
         raise AVSInputError(f"torch.compile has no backend '{args.compile}' here: choose from {', '.join(backends)}")
-    check_output(args.report)
-    check_output(args.json)
+    check_outputs([args.report, args.json, args.figure], [args.config_file, *args.compare])
     check_device(args.device)
 
 

@@ -15,7 +15,7 @@ import shlex
 import sys
 
 from transavs.checkpoint.convert import KINDS, convert_weights
-from transavs.utils.command_line import run_tool
+from transavs.utils.command_line import check_outputs, run_tool
 
 
 def main() -> None:
@@ -25,6 +25,7 @@ def main() -> None:
     parser.add_argument("target", metavar="OUT", help="file to write (.pth)")
     parser.add_argument("--model", help="timm's name of the model (kinds timm and efficientnet-lite)")
     args = parser.parse_args()
+    check_outputs([args.target], [args.source], makes_parents=True)
     conversion = convert_weights(args.kind, args.source, args.target, args.model)
     unused = " ".join(conversion.unused[:20])
     sys.stdout.write(

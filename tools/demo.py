@@ -18,8 +18,16 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 from detectron2.utils.logger import setup_logger
 
 from transavs.demo.arguments import add_model_arguments, load_predictor
-from transavs.demo.process_videos import Targets, find_videos, result_name, segment_video, segment_videos
-from transavs.utils.command_line import USAGE_ERROR, run_tool
+from transavs.demo.process_videos import (
+    Targets,
+    check_targets,
+    find_videos,
+    result_name,
+    segment_video,
+    segment_videos,
+)
+from transavs.media.audio_stream import MUTE, NOISE
+from transavs.utils.command_line import USAGE_ERROR, check_outputs, run_tool
 from transavs.utils.errors import AVSInputError
 
 PATIENCE = 5.0
@@ -55,6 +63,23 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def targets_by_name(args: argparse.Namespace, videos: list[str]) -> list[Targets]:
+    """Results of each video, by its name in the folders that are given.
+
+    Raises:
+        AVSInputError: videos would be written into a folder of inputs, and be inputs of the next call.
+    """
+    check_outputs([], filter(os.path.isdir, args.input), folders=[args.output])
+    return [
+        Targets(
+            overlay=args.output and args.output / f"{name}.mp4",
+            masks=args.masks and args.masks / name,
+            coco=args.json and args.json / f"{name}.json",
+        )
+        for name in map(result_name, videos)
+    ]
+
+
 def main() -> None:
     args = parse_arguments()
     setup_logger(name="transavs")
@@ -64,6 +89,9 @@ def main() -> None:
     is_single = videos == args.input[:1]  # and no folder of one video
     if args.output is None and args.masks is None and args.json is None:
         args.output = Path(f"{result_name(videos[0])}_sounding.mp4" if is_single else "sounding")
+    targets = [Targets(args.output, args.masks, args.json)] if is_single else targets_by_name(args, videos)
+    sound = None if args.audio in (MUTE, NOISE) else args.audio
+    check_targets(targets, [*videos, sound, args.weights, args.config_file])
     options = {
         "rate": args.fps,
         "threshold": args.threshold,
@@ -75,18 +103,9 @@ def main() -> None:
     }
     predictor = load_predictor(args, overlap=args.overlap, smoothing=args.smoothing)
     if is_single:
-        targets = Targets(args.output, args.masks, args.json)
-        sys.stdout.write(f"{videos[0]}: {segment_video(predictor, videos[0], targets, **options)}\n")
+        sys.stdout.write(f"{videos[0]}: {segment_video(predictor, videos[0], targets[0], **options)}\n")
         return
-    targets_of = [
-        Targets(
-            overlay=args.output and args.output / f"{name}.mp4",
-            masks=args.masks and args.masks / name,
-            coco=args.json and args.json / f"{name}.json",
-        )
-        for name in map(result_name, videos)
-    ]
-    failed = segment_videos(predictor, videos, targets_of, **options)
+    failed = segment_videos(predictor, videos, targets, **options)
     sys.stdout.write(f"{len(videos) - failed} of {len(videos)} videos done\n")
     if failed:
         sys.exit(USAGE_ERROR)

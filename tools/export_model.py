@@ -12,8 +12,8 @@ import sys
 from pathlib import Path
 
 from transavs.inference.backends import PyTorchBackend
-from transavs.inference.export import export_model
-from transavs.utils.command_line import run_tool
+from transavs.inference.export import check_export_path, export_model
+from transavs.utils.command_line import check_outputs, run_tool
 
 
 def main() -> None:
@@ -22,6 +22,8 @@ def main() -> None:
     parser.add_argument("--config-file", help="in place of the config that the checkpoint carries")
     parser.add_argument("--output", required=True, help="file to write (.pt2 or .onnx)")
     args = parser.parse_args()
+    check_export_path(args.output)
+    check_outputs([args.output], [args.weights, args.config_file])
     backend = PyTorchBackend.from_checkpoint(args.weights, "cpu", args.config_file)
     difference = export_model(backend, args.output)
     takes = backend.format

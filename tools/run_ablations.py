@@ -9,8 +9,8 @@ import os
 import sys
 from pathlib import Path
 
-from transavs.analysis.ablation import collect, draw_runs, execute, plan, tabulate_runs, write_tables
-from transavs.utils.command_line import run_tool, whole_number
+from transavs.analysis.ablation import TABLES, collect, draw_runs, execute, plan, tabulate_runs, write_tables
+from transavs.utils.command_line import check_outputs, run_tool, whole_number
 
 TRAIN_NET = Path(__file__).with_name("train_net.py")  # lies beside this file in a checkout and in a wheel
 
@@ -25,6 +25,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=whole_number(1), default=1, help=f"at a time, sharing {os.cpu_count()} cores")
     parser.add_argument("overrides", nargs="*", metavar="KEY VALUE", help="for every config; put -- before them")
     args = parser.parse_args()
+    check_outputs([args.output / name for name in TABLES], args.configs, folders=[args.output], makes_parents=True)
     runs = plan(args.configs, args.seeds, args.output, args.overrides)
     tabulate_runs(runs, collect(runs, args.metrics), args.settings)  # a wrong name shows now and not after hours
     try:

@@ -12,7 +12,9 @@ from pathlib import Path
 from transavs.data.avsbench import LAYOUTS, SPLITS, load_avsbench
 from transavs.evaluation.mask_folders import SETTINGS, score_mask_folders
 from transavs.evaluation.results import results_table
-from transavs.utils.command_line import check_output, run_tool, write_json
+from transavs.utils.command_line import check_outputs, run_tool, write_json
+
+CLASSES = "label2idx.json"
 
 
 def files_of(root: Path, setting: str, split: str) -> set[Path]:
@@ -25,12 +27,12 @@ def main() -> None:
     parser.add_argument("--pred", type=Path, required=True, help="folder of predictions, at the ground truth's paths")
     parser.add_argument("--gt", type=Path, required=True, help="folder of the ground truth")
     parser.add_argument("--setting", choices=sorted(SETTINGS), default="s4")
-    parser.add_argument("--dataset", type=Path, default=".", help="avss: folder that holds label2idx.json")
+    parser.add_argument("--dataset", type=Path, default=Path(), help=f"avss: folder that holds {CLASSES}")
     parser.add_argument("--split", choices=SPLITS, help="of the csv in --dataset; by default all that is in --gt")
     parser.add_argument("--size", type=int, default=0, help="score at this side, AVSBench's is 224; by default as is")
     parser.add_argument("--json", type=Path, help="file to write all metrics to")
     args = parser.parse_args()
-    check_output(args.json)
+    check_outputs([args.json], [args.pred, args.gt, args.dataset / CLASSES])
     class_names = LAYOUTS[args.setting].read_class_names(args.dataset)
     only = files_of(args.dataset, args.setting, args.split) if args.split else None
     found = score_mask_folders(args.pred, args.gt.absolute(), args.setting, class_names, args.size, only)

@@ -7,8 +7,10 @@ tools/train_net.py --eval-only [--config-file configs/s4_r50.yaml] MODEL.WEIGHTS
 
 import importlib
 import logging
+import re
 import sys
 from argparse import Namespace
+from pathlib import Path
 
 from detectron2.config import CfgNode
 from detectron2.engine import default_argument_parser, default_setup
@@ -24,6 +26,8 @@ from transavs.engine.launch import config_of_run, launch
 from transavs.modeling.optimize import optimize_for_inference
 from transavs.utils.command_line import run_tool
 from transavs.utils.errors import AVSInputError, one_line
+
+CHECKPOINT_NAME = r"model_(final|best|\d{7})\.pth"  # of what training writes
 
 
 def import_modules(names: list[str]) -> None:
@@ -52,6 +56,16 @@ def setup(args: Namespace) -> CfgNode:
     return cfg
 
 
+def check_start(cfg: CfgNode) -> None:
+    """Raise an AVSInputError where training would replace the checkpoint that it starts from by its own."""
+    weights = Path(cfg.MODEL.WEIGHTS)
+    if re.fullmatch(CHECKPOINT_NAME, weights.name) and weights.is_file() and weights.parent.samefile(cfg.OUTPUT_DIR):
+        raise AVSInputError(
+            f"MODEL.WEIGHTS {weights} lies in OUTPUT_DIR, where training would overwrite it: set another OUTPUT_DIR, "
+            "or go on with --resume"
+        )
+
+
 def main(args: Namespace) -> None:
     cfg = setup(args)
     if args.eval_only:
@@ -61,6 +75,8 @@ def main(args: Namespace) -> None:
         if comm.is_main_process():
             verify_results(cfg, results)
         return
+    if not args.resume:
+        check_start(cfg)
     trainer = AVSTrainer(cfg, resume=args.resume)
     trainer.resume_or_load(resume=args.resume)
     trainer.train()

@@ -5,7 +5,9 @@ tools/visualize.py grid --dataset avsbench_s4_test --weights output/s4_r50/model
 """
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from detectron2.data import MetadataCatalog
@@ -13,7 +15,7 @@ from detectron2.data import MetadataCatalog
 from transavs.checkpoint.load import load_model
 from transavs.data.audio_conditions import AUDIO_CONDITIONS
 from transavs.data.dataset_mapper import AVSDatasetMapper
-from transavs.utils.command_line import run_tool
+from transavs.utils.command_line import check_outputs, run_tool
 from transavs.visualization.charts import draw_curves, draw_groups
 from transavs.visualization.clips import FORMATS, check_figure_path, draw_clips
 from transavs.visualization.model_grid import compare_models, model_sources
@@ -22,10 +24,16 @@ from transavs.visualization.records import distinct_names, load_records, pick_re
 from transavs.visualization.runs import collect_categories, collect_curves
 
 
+def files_of(records: Sequence[dict[str, Any]]) -> list[str]:
+    """The images of records, which a figure must not replace."""
+    return [path for record in records for path in (*record["file_names"], *record["mask_file_names"])]
+
+
 def grid(args: argparse.Namespace) -> None:
     names = distinct_names(args.weights, args.names, lambda path: path.absolute().parent.name)
     sources = dict(zip(names, model_sources(args.weights, args.config_file), strict=True))
     records = pick_records(load_records(args.dataset, args.audio), args.clips, args.num)
+    check_outputs([args.output], files_of(records), makes_parents=True)
     note = "" if args.audio == "true" else f"   audio: {args.audio}"
     pictures = compare_models(sources, records, args.device, note)
     draw_clips(pictures, args.output, MetadataCatalog.get(args.dataset).stuff_classes)
@@ -33,6 +41,7 @@ def grid(args: argparse.Namespace) -> None:
 
 def queries(args: argparse.Namespace) -> None:
     record = pick_records(load_records(args.dataset), args.clip)[0]
+    check_outputs([args.output], files_of([record]), makes_parents=True)
     model, cfg, class_names = load_model(args.weights, args.device, args.config_file)
     clip = AVSDatasetMapper(cfg, is_train=False)(record)
     # The data set knows its classes also where the checkpoint carries no names, if both are semantic or both are not.
@@ -98,7 +107,8 @@ def parse_arguments() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_arguments()
-    check_figure_path(args.output)  # now and not after long work
+    check_figure_path(args.output)
+    check_outputs([args.output], makes_parents=True)
     args.draw(args)
 
 

@@ -73,9 +73,9 @@ CONTENTS = {
     ],
     "frame.png": [
         *(png_header(*size) for size in ((0, 9), (9000, 9000), (60000, 60000))),
-        *(picture("RGB", kind) for kind in ("GIF", "TIFF", "PPM", "EPS")),
+        *(picture("RGB", kind) for kind in ("GIF", "PPM", "EPS")),
     ],
-    "mask.png": [png_header(9000, 9000), picture("RGB"), picture("L", "TIFF")],
+    "mask.png": [png_header(9000, 9000), picture("RGB"), picture("L", "EPS")],
     "colors.png": [png_header(9000, 9000), picture("RGB", step=77)],
     "probabilities.png": [png_header(9000, 9000), picture("L", "EPS")],
     "video.mp4": [picture("RGB"), wav()],

@@ -24,6 +24,7 @@ from transavs.utils.errors import AVSInputError
 from transavs.visualization.charts import draw_bars
 from transavs.visualization.runs import read_results
 
+TABLES = ("table.txt", "table.md", "table.csv")
 FINISHED_NAME = "finished"  # an empty file in a run's folder
 
 

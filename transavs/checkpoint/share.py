@@ -17,6 +17,7 @@ from transavs.checkpoint.load import Trained, load_trained
 from transavs.config.load import portable_config
 from transavs.evaluation.results import results_table
 from transavs.utils.atomic_files import atomic_write, write_file
+from transavs.utils.command_line import check_outputs
 from transavs.utils.errors import AVSInputError, one_line
 from transavs.utils.weight_files import ABOUT_FILE, CONFIG_FILE, SHARED_WEIGHTS
 
@@ -78,6 +79,9 @@ def save_pretrained(
     if not license.strip():
         raise AVSInputError("the license of the weights is empty: name it, such as cc-by-4.0, or other")
     metrics, tables = _read_results(results) if results is not None else ({}, "")
+    files = [folder / name for name in (CONFIG_FILE, ABOUT_FILE, CARD_FILE, SHARED_WEIGHTS)]
+    # A shared model may be written again into its own folder: its weights are the same.
+    check_outputs(files[:-1], [config_file, results], makes_parents=True)
     trained = load_trained(weights, "cpu", config_file)
     about = {"class_names": trained.class_names, "versions": trained.versions, "metrics": metrics}
     # After this the folder is there.

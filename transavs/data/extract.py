@@ -8,11 +8,12 @@ import io
 import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from tqdm import tqdm
 from transavs.data.audio import log_mel_pickle
 from transavs.data.avsbench import LAYOUTS, Layout, check_row, read_rows
 from transavs.media.audio_file import SAMPLE_RATE
+from transavs.media.sources import VIDEO_SUFFIXES
 from transavs.media.video_reader import Video
 from transavs.utils.atomic_files import write_file, write_image
 from transavs.utils.errors import AVSInputError, choose, one_line
@@ -39,8 +41,8 @@ RAW_FOLDERS = {
     "ms3": ("", "{split}"),
     "avss": ("", "{part}", "{split}", "{part}/{video}"),
 }
-RAW_SUFFIXES = (".mp4", ".mkv", ".webm", ".mov", ".avi", "")  # "": the csv may name the file
 SOURCE_COLUMN = "vid"  # of AVSS: the video that a clip was cut from
+Listing = Callable[[Path], Mapping[str, str]]  # paths of the videos in a folder by name
 AUDIBLE = 2.0**-15  # least peak, of full scale 1, that 16 bits tell from silence
 
 
@@ -50,13 +52,13 @@ class RawClip:
 
     Attributes:
         record: see :mod:`transavs.data.avsbench`; names the files to write.
-        places: where its video may lie, the likeliest first.
+        video_file: its video, or where there is none the likeliest path of it.
         size: side of the frames in pixels, 0 for that of the video.
         log_mel: whether a pickle is wanted.
     """
 
     record: dict[str, Any]
-    places: tuple[str, ...]
+    video_file: str
     size: int
     log_mel: bool
 
@@ -66,17 +68,6 @@ class RawClip:
         pickles = [self.record["log_mel_file"]] if self.log_mel else []
         wanted = [*self.record["file_names"], self.record["audio_file"], *pickles]
         return [path for path in wanted if not os.path.isfile(path)]
-
-    def video_file(self) -> str:
-        """The first of the places that holds a file.
-
-        Raises:
-            _BrokenClipError: none does.
-        """
-        there = next(filter(os.path.isfile, self.places), None)
-        if there is None:
-            raise _BrokenClipError(f"{self.places[0]} does not exist: put the video there, or remove it from the csv")
-        return there
 
 
 @dataclass(frozen=True)
@@ -227,9 +218,10 @@ def _write_missing(clip: RawClip) -> None:
     record, missing = clip.record, set(clip.missing)
     frames, audio, pickle_file = record["file_names"], record["audio_file"], record["log_mel_file"]
     if missing - {pickle_file}:
-        video_file = clip.video_file()
-        with _reading(video_file):
-            video = Video(video_file)
+        if not os.path.isfile(clip.video_file):
+            raise _BrokenClipError(f"{clip.video_file} does not exist: put the video there, or remove it from the csv")
+        with _reading(clip.video_file):
+            video = Video(clip.video_file)
             images = read_frames(video, len(frames), clip.size) if missing.intersection(frames) else []
             wave = read_wave(video) if audio in missing else None
         for path, image in zip(frames, images, strict=False):  # none where they are there
@@ -242,15 +234,23 @@ def _write_missing(clip: RawClip) -> None:
         write_file(pickle_file, pickled)
 
 
-def _places(raw: Path, subset: str, names: dict[str, str], is_only_clip: bool) -> tuple[str, ...]:
-    """Paths where a clip's video may lie; by the name of its source too, unless several clips are cut from that."""
+def _find_video(raw: Path, subset: str, names: dict[str, str], is_only_clip: bool, listing: Listing) -> str:
+    """The video of a clip; by the name of its source too, unless several clips are cut from that."""
     called = [names["video"], *([names["source"]] if names["source"] and is_only_clip else [])]
-    return tuple(
-        str(raw / folder.format(**names) / f"{name}{suffix}")
-        for name in called
-        for folder in RAW_FOLDERS[subset]
-        for suffix in RAW_SUFFIXES
-    )
+    places = [(raw / folder.format(**names), name) for name in called for folder in RAW_FOLDERS[subset]]
+    found = next(filter(None, (listing(folder).get(name) for folder, name in places)), None)
+    return found or str(places[0][0] / f"{places[0][1]}{VIDEO_SUFFIXES[0]}")
+
+
+def _files_by_name(folder: Path) -> dict[str, str]:
+    """Paths of the files in a folder by their names, and of videos by their names without the suffix of any case."""
+    files = [file for file in folder.iterdir() if file.is_file()] if folder.is_dir() else []
+    by_name = {file.name: str(file) for file in files}
+    suffixed = [file for file in files if file.suffix.lower() in VIDEO_SUFFIXES]
+    # The first of VIDEO_SUFFIXES comes last, and replaces the others.
+    for file in sorted(suffixed, key=lambda file: (-VIDEO_SUFFIXES.index(file.suffix.lower()), file.suffix)):
+        by_name[file.stem] = str(file)
+    return by_name
 
 
 def list_raw_clips(
@@ -265,11 +265,11 @@ def list_raw_clips(
         check_row(csv_file, layout, names | {"video": names["source"] or names["video"]})
         clips_of.setdefault(names["source"], set()).add(names["video"])
     side = FRAME_SIZES[subset] if size is None else size
-    clips = {}
+    clips, listing = {}, cache(_files_by_name)
     for names in rows:
-        places = _places(raw, subset, names, len(clips_of[names["source"]]) == 1)
+        video_file = _find_video(raw, subset, names, len(clips_of[names["source"]]) == 1, listing)
         record = layout.record(Path(root), **{name: names[name] for name in ("video", "category", "split", "part")})
-        clips[record["audio_file"]] = RawClip(record, places, side, log_mel)
+        clips[record["audio_file"]] = RawClip(record, video_file, side, log_mel)
     return list(clips.values())
 
 
@@ -306,7 +306,7 @@ def extract_avsbench(
 
     Args:
         raw: folder of the videos, ``<split>/<category>/<video>.mp4`` in S4, ``<video>.mp4`` in MS3, ``<uid>.mp4`` in
-            AVSS, or ``<vid>.mp4`` where one clip alone has that vid; cut to the clips. See RAW_FOLDERS, RAW_SUFFIXES.
+            AVSS, or ``<vid>.mp4`` where one clip alone has that vid; cut to the clips. See RAW_FOLDERS, VIDEO_SUFFIXES.
         csv_file: AVSBench's, or one with its columns; copied to its place in the end.
         root: of the subset, the folder that its layout's paths begin in.
         subset: key of LAYOUTS.

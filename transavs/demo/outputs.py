@@ -4,7 +4,7 @@ Each is used in a ``with`` statement and given the predictions of a video in ord
 """
 
 import json
-import os
+import re
 import zipfile
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -22,14 +22,15 @@ from transavs.evaluation.prediction_writer import WHITE
 from transavs.inference.prediction import FramePrediction, SoundingObject
 from transavs.media.audio_stream import Sound
 from transavs.media.frames import VideoFrame, VideoSource
-from transavs.media.images import coco_annotation, coco_categories
+from transavs.media.images import coco_annotation, coco_categories, open_image, readable
 from transavs.media.video_writer import VideoWriter, sound_of
-from transavs.utils.atomic_files import write_image
+from transavs.utils.atomic_files import finish_partial, partial_path, write_image
 from transavs.utils.errors import AVSInputError
 from transavs.visualization.clips import overlay, write_names
 
 STRIP_SHARE, STRIP_PIXELS = 0.1, 24  # height of the loudness strip: of the frame's, and at least
 HELD_BYTES = 2**29  # of frames that wait for their prediction; 370 of 720p
+MASK_NAME = r"\d{6}\.png|[1-9]\d{6,}\.png"  # of MaskFiles
 QUEUED = 32  # frames that wait for the encoder
 
 
@@ -174,10 +175,16 @@ class OverlayVideo(Output):
             self._writer.close(complete)
 
 
+def mask_files(folder: Path) -> list[Path]:
+    """The files in a folder that are named as :class:`MaskFiles` names them."""
+    return [file for file in folder.iterdir() if re.fullmatch(MASK_NAME, file.name)] if folder.is_dir() else []
+
+
 class MaskFiles(Output):
     """A PNG per prediction, named by the frame's index: 0 and 255, or class ids where there are several.
 
-    Until the last one is written the folder holds a file of the name ``UNFINISHED``.
+    Masks of an earlier call are removed when the first new one is there; other files stay. Until the last mask is
+    written the folder holds a file of the name ``UNFINISHED``.
     """
 
     UNFINISHED = ".unfinished"
@@ -186,20 +193,38 @@ class MaskFiles(Output):
         """
         Args:
             folder: to write into; made where there is none.
+
+        Raises:
+            AVSInputError: it cannot be made, or holds other images of such names.
         """
         self._folder = Path(folder)
+        self._earlier = mask_files(self._folder)
+        for file in self._earlier:
+            with readable(file, "a mask", "name another folder for the masks"), open_image(file) as image:
+                if image.mode != "L":
+                    raise AVSInputError(f"{file} is an image and no mask, and would be replaced: name another folder")
+        self._mark = self._folder / self.UNFINISHED
+        self._keeps_earlier = bool(self._earlier) and not self._mark.exists()  # as long as there is no new mask
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            (self._folder / self.UNFINISHED).touch()
+            self._mark.touch()
         except OSError as error:
             raise AVSInputError(f"{folder} cannot be made a folder ({error.strerror}): name another") from error
 
     def add(self, prediction: FramePrediction, objects: Sequence[SoundingObject]) -> None:
+        self._remove_earlier()
         write_image(self._folder / mask_name(prediction), mask_image(prediction, objects))
+
+    def _remove_earlier(self) -> None:
+        for file in self._earlier:
+            file.unlink(missing_ok=True)
+        self._earlier, self._keeps_earlier = [], False
 
     def close(self, complete: bool) -> None:
         if complete:
-            (self._folder / self.UNFINISHED).unlink(missing_ok=True)
+            self._remove_earlier()
+        if complete or self._keeps_earlier:
+            self._mark.unlink(missing_ok=True)
 
 
 class MaskArchive(Output):
@@ -211,7 +236,7 @@ class MaskArchive(Output):
             path: of the file, in a folder that is there.
         """
         self._path = Path(path)
-        self._partial = self._path.with_name(f".{self._path.name}.partial")
+        self._partial = partial_path(self._path)
         self._archive = zipfile.ZipFile(self._partial, "w")  # not compressed: PNGs are
 
     def add(self, prediction: FramePrediction, objects: Sequence[SoundingObject]) -> None:
@@ -222,10 +247,11 @@ class MaskArchive(Output):
     def close(self, complete: bool) -> None:
         try:
             self._archive.close()
-            if complete:
-                os.replace(self._partial, self._path)
+        except BaseException:
+            complete = False
+            raise
         finally:
-            self._partial.unlink(missing_ok=True)
+            finish_partial(self._partial, self._path, complete)
 
 
 class CocoFile(Output):
@@ -242,7 +268,7 @@ class CocoFile(Output):
             levels: see :func:`transavs.demo.loudness.loudness_levels`; None of a live video.
         """
         self._path = Path(path)
-        self._partial = self._path.with_name(f".{self._path.name}.partial")
+        self._partial = partial_path(self._path)
         self._video, self._levels = video, levels
         self._images: list[dict[str, Any]] = []
         self._categories: list[dict[str, Any]] = []
@@ -270,8 +296,11 @@ class CocoFile(Output):
         if self._levels is not None:
             about["loudness_db"] = loudness_per_second(self._levels)
         rest = {"images": self._images, "categories": self._categories, "info": about}
-        self._file.write("],\n" + json.dumps(rest)[1:] + "\n")
-        self._file.close()
-        if complete:
-            os.replace(self._partial, self._path)
-        self._partial.unlink(missing_ok=True)
+        try:
+            with self._file:
+                self._file.write("],\n" + json.dumps(rest)[1:] + "\n")
+        except BaseException:
+            complete = False
+            raise
+        finally:
+            finish_partial(self._partial, self._path, complete)

@@ -1,6 +1,7 @@
 """One video or many -> overlays, masks and COCO files."""
 
 import logging
+import os
 import re
 import signal
 import time
@@ -13,17 +14,19 @@ from typing import Any
 from tqdm import tqdm
 
 from transavs.demo.loudness import is_silent, loudness_levels
-from transavs.demo.outputs import CocoFile, MaskFiles, Output, OverlayVideo
+from transavs.demo.outputs import CocoFile, MaskFiles, Output, OverlayVideo, mask_files
 from transavs.inference.prediction import ClipPrediction, FramePrediction
 from transavs.inference.predictor import AVSPredictor
-from transavs.media.audio_stream import sound_named
+from transavs.media.audio_stream import MUTE, NOISE, sound_named
 from transavs.media.frames import VideoSource
-from transavs.media.image_folder import images_in
+from transavs.media.image_folder import IMAGE_SUFFIXES, SOUND_SUFFIXES, images_in
 from transavs.media.live import LiveVideo
-from transavs.media.sources import is_live, open_source
+from transavs.media.sources import STANDARD_INPUT, VIDEO_SUFFIXES, is_live, open_source
+from transavs.media.video_writer import check_video_path
+from transavs.utils.command_line import check_outputs
 from transavs.utils.errors import AVSInputError
 
-VIDEO_SUFFIXES = {".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ts", ".webm", ".wmv"}
+NAMED = 5  # files of a folder that a message names
 
 
 @dataclass(frozen=True)
@@ -36,31 +39,40 @@ class Targets:
 
     def exist(self) -> bool:
         """Tell whether all of them are there, and whole."""
-        if self.masks is not None and (self.masks / MaskFiles.UNFINISHED).exists():
+        if self.masks is not None and ((self.masks / MaskFiles.UNFINISHED).exists() or not any(mask_files(self.masks))):
             return False
-        return all(path.exists() for path in (self.overlay, self.masks, self.coco) if path is not None)
+        return all(path.is_file() for path in (self.overlay, self.coco) if path is not None)
+
+
+def check_targets(targets: Sequence[Targets], inputs: Iterable[str | Path | None]) -> None:
+    """Raise an AVSInputError where a result cannot be written, or would take the place of an input or another result.
+
+    Args:
+        targets: of all videos.
+        inputs: everything that is read.
+    """
+    overlays, folders, coco_files = (
+        [path for target in targets if (path := getattr(target, name)) is not None]
+        for name in ("overlay", "masks", "coco")
+    )
+    for path in overlays:
+        check_video_path(path)
+    check_outputs([*overlays, *coco_files], inputs, folders=folders, makes_parents=True)
 
 
 def find_videos(inputs: Sequence[str]) -> list[str]:
     """List what is given, with the files of a video's suffix in place of a folder, by name; hidden ones are left out.
 
-    A folder without videos that holds images is one video.
+    A folder without videos that holds images is one video. A warning names what else a folder holds.
 
     Raises:
         AVSInputError: a folder holds none, or two have the same name, and so would their results.
     """
     found: list[str] = []
     for name in inputs:
-        path = Path(name)
-        if is_live(name) or not path.is_dir():
-            found.append(name)
-            continue
-        files = sorted(file for file in path.iterdir() if file.suffix.lower() in VIDEO_SUFFIXES)
-        inside = [file for file in files if not file.name.startswith(".")]  # results of "...mp4" would lie elsewhere
-        if not inside and not images_in(path):
-            suffixes = " ".join(sorted(VIDEO_SUFFIXES))
-            raise AVSInputError(f"the folder {path} holds no video ({suffixes}) and no images: name another")
-        found += [str(file) for file in inside] or [name]
+        if not name:
+            raise AVSInputError("the name of an input is empty: name a video")
+        found += [name] if is_live(name) or not Path(name).is_dir() else _videos_in(name)
     by_name: dict[str, str] = {}
     for name in found:
         if (other := by_name.setdefault(result_name(name), name)) is not name:
@@ -68,11 +80,30 @@ def find_videos(inputs: Sequence[str]) -> list[str]:
     return found
 
 
+def _videos_in(folder: str) -> list[str]:
+    files = sorted(file for file in Path(folder).iterdir() if not file.name.startswith("."))
+    videos = [file for file in files if file.suffix.lower() in VIDEO_SUFFIXES and not file.is_dir()]
+    if not videos and not images_in(Path(folder)):
+        raise AVSInputError(
+            f"the folder {folder} holds no video ({' '.join(VIDEO_SUFFIXES)}) and no images: name another"
+        )
+    used = videos or [file for file in files if file.suffix.lower() in IMAGE_SUFFIXES | SOUND_SUFFIXES]
+    if left_out := [file.name for file in files if file not in set(used)]:
+        logging.getLogger(__name__).warning(
+            "%s: %d of its files are left out by their suffix: %s%s",
+            *(folder, len(left_out), ", ".join(left_out[:NAMED]), ", ..." if len(left_out) > NAMED else ""),
+        )
+    return [str(file) for file in videos] or [folder]
+
+
 def result_name(source: str) -> str:
-    """Name the results of a video, without a suffix: as its file, or as its address without a password."""
-    if not is_live(source):
-        return Path(source).stem
-    return re.sub(r"\W+", "_", source.split("://")[-1].split("@")[-1]).strip("_")
+    """Name the results of a video, without a suffix: as its file or folder, or as its address without a password."""
+    if source == STANDARD_INPUT:
+        return "stdin"
+    if is_live(source):
+        return re.sub(r"\W+", "_", source.split("://")[-1].split("@")[-1]).strip("_")
+    path = Path(os.path.abspath(source))
+    return path.name if path.is_dir() else path.stem
 
 
 def segment_video(
@@ -103,6 +134,7 @@ def segment_video(
         AVSInputError: the video cannot be read or a target not be written.
     """
     started = time.perf_counter()
+    check_targets([targets], [source, None if audio in (MUTE, NOISE) else audio])
     with ExitStack() as stack:
         video = stack.enter_context(open_source(str(source), needs_sound=audio is None, **options))
         live = video if isinstance(video, LiveVideo) else None
@@ -114,14 +146,14 @@ def segment_video(
             )
         outputs: list[Output] = []
         seen = None
-        if targets.overlay is not None:
-            overlay = OverlayVideo(video, targets.overlay, levels, heard)
-            seen = overlay.keep
-            outputs.append(stack.enter_context(overlay))
         if targets.masks is not None:
             outputs.append(stack.enter_context(MaskFiles(targets.masks)))
         if targets.coco is not None:
             outputs.append(stack.enter_context(CocoFile(video, targets.coco, levels)))
+        if targets.overlay is not None:  # the last: one of a live video replaces an earlier file at once
+            overlay = OverlayVideo(video, targets.overlay, levels, heard)
+            seen = overlay.keep
+            outputs.append(stack.enter_context(overlay))
         masks, behind = 0, 0.0
         stack.enter_context(ended_by_interrupt(live))
         sound = None if heard is None else heard.sound(predictor.format.front_end.sample_rate)
@@ -168,8 +200,9 @@ def with_progress(clips: Iterable[ClipPrediction], video: VideoSource) -> Iterat
         for clip in clips:
             for frame in clip.frames:
                 yield frame
-                bar.update(frame.time - done)
-                done = frame.time
+                reached = min(frame.time, known or frame.time)  # a video may be longer than it announces
+                bar.update(reached - done)
+                done = reached
                 told = f"{done / (time.perf_counter() - started):.2f} x real time"
                 if live:
                     told = f"{live.newest - done:.1f} s behind, {live.dropped} too late, {live.lost} lost"
@@ -197,7 +230,7 @@ def segment_videos(
     logger = logging.getLogger(__name__)
     for name, target in zip(videos, targets, strict=True):
         if target.exist():
-            logger.info("%s is done already; remove its results to do it again", name)
+            logger.info("%s is done already, whatever the options were; remove its results to do it again", name)
             continue
         try:
             told = segment_video(predictor, name, target, rate=rate, threshold=threshold, **options)

@@ -15,6 +15,7 @@ from torch import Tensor
 from transavs.evaluation.avs_evaluator import best_classes, foreground_probabilities
 from transavs.media.images import coco_annotation, coco_categories
 from transavs.utils.atomic_files import write_file, write_image
+from transavs.utils.command_line import check_outputs
 from transavs.utils.errors import AVSInputError
 
 RLE_NAME, COCO_NAME = "predictions.json", "coco.json"
@@ -34,6 +35,8 @@ class PredictionWriter(DatasetEvaluator):
       begins below the folder that all frames share.
     * ``png/`` ("png"): masks at the ground truth's paths, 0 and 255, or class ids where there are several.
     * ``probabilities/`` ("probabilities"): the same with the probability of anything sounding as gray level.
+
+    At the end ``png/`` and ``probabilities/`` hold no image of an earlier evaluation any more.
     """
 
     def __init__(self, folder: str | Path, formats: Sequence[str], class_names: Sequence[str]):
@@ -50,9 +53,10 @@ class PredictionWriter(DatasetEvaluator):
             raise AVSInputError(f"TEST.SAVE_PREDICTIONS holds {sorted(unknown)}: choose from {', '.join(FORMATS)}")
         self.folder, self.formats, self.class_names = Path(folder), formats, class_names
         self._frames: dict[str, list[dict[str, Any]]] = {}
+        self._written: set[Path] = set()
 
     def reset(self) -> None:
-        self._frames = {}
+        self._frames, self._written = {}, set()
 
     def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Tensor]]) -> None:
         """Takes what :class:`AVSEvaluator` takes, with ``file_names``, ``mask_file_names`` and ``mask_root``."""
@@ -63,11 +67,10 @@ class PredictionWriter(DatasetEvaluator):
             if {"rle", "coco"} & set(self.formats):
                 self._frames[clip["video_id"]] = self._encode(clip, names, ids)
             if "png" in self.formats:
-                self._write("png", names, ids * WHITE if len(self.class_names) == 2 else ids)
+                self._write("png", clip, names, ids * WHITE if len(self.class_names) == 2 else ids)
             if "probabilities" in self.formats:
-                self._write(
-                    "probabilities", names, (foreground_probabilities(sem_seg) * WHITE).round().byte().cpu().numpy()
-                )
+                levels = (foreground_probabilities(sem_seg) * WHITE).round().byte().cpu().numpy()
+                self._write("probabilities", clip, names, levels)
 
     @staticmethod
     def _encode(clip: dict[str, Any], names: list[str], ids: np.ndarray) -> list[dict[str, Any]]:
@@ -84,13 +87,25 @@ class PredictionWriter(DatasetEvaluator):
             for frame, name, mask in zip(clip["labeled_frames"].tolist(), names, ids, strict=True)
         ]
 
-    def _write(self, kind: str, names: Sequence[str], images: np.ndarray) -> None:
+    def _write(self, kind: str, clip: dict[str, Any], names: Sequence[str], images: np.ndarray) -> None:
         for name, image in zip(names, images, strict=True):
             if name.startswith(os.pardir):
                 raise AVSInputError(f"the mask {name} is not below its mask_root: correct the record of its clip")
-            write_image((self.folder / kind / name).with_suffix(".png"), image)
+            path = (self.folder / kind / name).with_suffix(".png")
+            check_outputs([path], clip["mask_file_names"], makes_parents=True)
+            write_image(path, image)
+            self._written.add(path)
+
+    def _remove_earlier(self) -> None:
+        """Remove the images that an earlier evaluation has written for other clips."""
+        written = set().union(*comm.gather(self._written))
+        if comm.is_main_process():
+            for kind in {"png", "probabilities"} & set(self.formats):
+                for path in set((self.folder / kind).rglob("*.png")) - written:
+                    path.unlink()
 
     def evaluate(self) -> None:
+        self._remove_earlier()
         if not {"rle", "coco"} & set(self.formats):
             return
         gathered = comm.gather(self._frames)

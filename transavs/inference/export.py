@@ -34,6 +34,13 @@ class ForwardTensors(nn.Module):
         return self.model.forward_tensors(images, log_mel)
 
 
+def check_export_path(path: str | Path) -> Path:
+    """``path``, if its suffix is a key of WRITERS; else an AVSInputError, better before than after long work."""
+    if Path(path).suffix not in WRITERS:
+        raise AVSInputError(f"{path}: the suffix says what to write: choose from {', '.join(WRITERS)}")
+    return Path(path)
+
+
 def export_model(backend: PyTorchBackend, path: str | Path) -> float:
     """Write a model to a file, which is only there once its probabilities have been found to be the model's.
 
@@ -48,9 +55,7 @@ def export_model(backend: PyTorchBackend, path: str | Path) -> float:
         AVSInputError: another suffix, a folder that is not there, a model that cannot be traced, a package that is
             missing, or probabilities that differ.
     """
-    path = Path(path)
-    if path.suffix not in WRITERS:
-        raise AVSInputError(f"{path}: the suffix says what to write: choose from {', '.join(WRITERS)}")
+    path = check_export_path(path)
     if not path.parent.is_dir():
         raise AVSInputError(f"the folder {path.parent} does not exist: make it, or write elsewhere")
     try:

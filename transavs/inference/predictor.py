@@ -3,7 +3,7 @@
 Shape legend: T frames of a clip, one per second, S x S the network's input, H x W a frame's own size, K classes.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -16,15 +16,14 @@ from torch import Tensor
 
 from transavs.checkpoint.hub import find_pretrained
 from transavs.checkpoint.share import push_to_hub, save_pretrained
+from transavs.inference.arguments import check_number, frame_arrays, mono_sound, open_given, sound_blocks
 from transavs.inference.backends import ClipFormat, InferenceBackend, PyTorchBackend, load_backend
 from transavs.inference.prediction import ClipPrediction, FramePrediction
 from transavs.media.audio_file import resample
 from transavs.media.audio_stream import SoundAround
 from transavs.media.frames import VideoFrame, VideoSource, sample_frames
 from transavs.media.live import LiveVideo
-from transavs.media.video_reader import open_video
-from transavs.utils.errors import AVSInputError, one_line
-from transavs.utils.limits import MAX_CHANNELS
+from transavs.utils.errors import AVSInputError
 
 SILENCE_DB = -100.0  # loudness is not told apart below
 
@@ -58,11 +57,15 @@ class AVSPredictor:
             batch_size: clips of T frames that the network sees at once.
 
         Raises:
-            AVSInputError: a number is out of its range.
+            AVSInputError: the backend is no model, such as the path of one, or a number is out of its range.
         """
+        if not isinstance(backend, InferenceBackend):
+            raise AVSInputError(f"{backend!r} is no model: load a file with AVSPredictor.from_checkpoint(path)")
         self.backend = backend
         if overlap is None:
             overlap = int(self.format.uses_temporal_context and self.format.num_frames > 1)
+        for name, number in (("overlap", overlap), ("smoothing", smoothing), ("batch_size", batch_size)):
+            check_number(number, name)
         if not 0 <= overlap < self.format.num_frames:
             raise AVSInputError(f"overlap is {overlap}: give 0 to {self.format.num_frames - 1} seconds")
         if not 0 <= smoothing < np.inf or batch_size < 1:
@@ -156,10 +159,12 @@ class AVSPredictor:
         """Predict as the video is read; neither time to the first result nor memory grow with its length.
 
         Args:
-            source: path, binary file object, or opened video; of a live one, frames that come too late are left out.
+            source: path, folder of images, camera or address, see :func:`transavs.media.sources.open_source`; binary
+                file object; or opened video. Of a live one, frames that come too late are left out.
             rate: masks per second; 0 = every frame.
-            sound: in place of the video's own, blocks of float32 (channels, n) at the sample rate of the model's
-                front-end, 16 kHz for VGGish, from the first frame on; it is silent after their end.
+            sound: in place of the video's own, blocks of float (channels, n) in [-1, 1], or one array (n,) or
+                (channels, n), at the sample rate of the model's front-end, 16 kHz for VGGish, from the first frame on;
+                it is silent after their end.
             seen: called with every frame that is read, in order, before it is sampled.
 
         Yields:
@@ -167,15 +172,18 @@ class AVSPredictor:
             of one where the video is live besides.
 
         Raises:
-            AVSInputError: see :class:`transavs.media.video_reader.Video`.
+            AVSInputError: the source or an argument is of another kind, or see
+                :class:`transavs.media.video_reader.Video`.
         """
+        check_number(rate, "the rate of masks")
         if not 0 <= rate < np.inf:
             raise AVSInputError(f"the rate of masks is {rate}: give a number per second, or 0 for every frame")
         if not isinstance(source, VideoSource):
-            with open_video(source) as video:
+            with open_given(source, needs_sound=sound is None) as video:
                 yield from self.predict_video(video, rate, sound, seen)
             return
-        around = self._sound_around(source.sound(self.format.front_end.sample_rate) if sound is None else sound)
+        blocks = source.sound(self.format.front_end.sample_rate) if sound is None else sound_blocks(sound)
+        around = self._sound_around(blocks)
         frames = sample_frames(source, rate, seen)
         if is_live := isinstance(source, LiveVideo):
             frames = source.in_time(frames)
@@ -186,11 +194,16 @@ class AVSPredictor:
         yield from self._run(samples, at_once=is_live)
 
     def predict(
-        self, frames: Sequence[np.ndarray], waveform: np.ndarray | Tensor, sample_rate: int, rate: float = 1.0
+        self,
+        frames: Iterable[np.ndarray | Tensor],
+        waveform: np.ndarray | Tensor,
+        sample_rate: int,
+        rate: float = 1.0,
     ) -> list[FramePrediction]:
         """
         Args:
-            frames: uint8 (H, W, 3) each, in RGB; frame i stands in the middle of the i-th interval of 1 / ``rate`` s.
+            frames: any number, uint8 (H, W, 3) each, in RGB; frame i stands in the middle of the i-th interval of
+                1 / ``rate`` s.
             waveform: float in [-1, 1], (n,) or (channels, n).
             sample_rate: of it, in Hz.
             rate: frames per second.
@@ -201,15 +214,16 @@ class AVSPredictor:
         Raises:
             AVSInputError: the arrays are not as described.
         """
-        check_frames(frames)
+        check_number(sample_rate, "the sample rate")
+        check_number(rate, "the rate of frames")
         if not (0 < rate < np.inf and 0 < sample_rate < np.inf):
             raise AVSInputError(f"sound at {sample_rate} Hz, {rate} frames per second: give rates above 0")
         mono = resample(mono_sound(waveform), sample_rate, self.format.front_end.sample_rate)
         around = self._sound_around([mono[None].numpy()])
-        times = ((number + 0.5) / rate for number in range(len(frames)))
         samples = (
             self._sample(number, time, frame, around(time))
-            for number, (time, frame) in enumerate(zip(times, frames, strict=False))
+            for number, frame in enumerate(frame_arrays(frames))
+            for time in [(number + 0.5) / rate]
         )
         return [frame for clip in self._run(samples) for frame in clip.frames]
 
@@ -322,32 +336,3 @@ def loudness(sound: np.ndarray) -> float:
     """Root mean square in dB of full scale, at least SILENCE_DB."""
     power = float(np.mean(np.square(sound, dtype=np.float64))) if sound.size else 0.0
     return max(SILENCE_DB, 10 * float(np.log10(max(power, 1e-30))))
-
-
-def check_frames(frames: Sequence[np.ndarray]) -> None:
-    """Raise an AVSInputError where one is not uint8 (H, W, 3)."""
-    for frame in frames:
-        if not isinstance(frame, np.ndarray):
-            raise AVSInputError(f"a frame is a {type(frame).__name__}: give NumPy arrays, uint8 (height, width, 3)")
-        if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3 or not frame.size:
-            raise AVSInputError(f"a frame is {frame.dtype} {frame.shape}: give uint8 (height, width, 3)")
-
-
-def mono_sound(waveform: np.ndarray | Tensor) -> Tensor:
-    """float32 (n,), the mean over channels of float (n,) or (channels, n).
-
-    Raises:
-        AVSInputError: it is of another kind or shape, or holds values that are no numbers.
-    """
-    try:
-        wave = torch.as_tensor(waveform)
-    except (TypeError, ValueError, RuntimeError) as error:  # of objects, ragged, of negative strides
-        raise AVSInputError(f"the waveform is no array ({one_line(error)}): give float (n,)") from error
-    channels = len(wave) if wave.ndim == 2 else wave.ndim
-    if wave.ndim > 2 or not 1 <= channels <= MAX_CHANNELS or not wave.is_floating_point():
-        raise AVSInputError(
-            f"the waveform is {wave.dtype} {tuple(wave.shape)}: give float (n,) or (channels, n), in [-1, 1]"
-        )
-    if not wave.isfinite().all():
-        raise AVSInputError("the waveform holds values that are no numbers: give float in [-1, 1]")
-    return torch.atleast_2d(wave).float().mean(0)

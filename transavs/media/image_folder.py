@@ -13,8 +13,11 @@ from transavs.media.frames import VideoFrame
 from transavs.media.images import read_frame
 from transavs.utils.errors import AVSInputError
 
-IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
-SOUND_SUFFIXES = {".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a", ".aac"}
+IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".tif", ".tiff"}
+SOUND_SUFFIXES = {
+    *(".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a", ".aac", ".ac3", ".aif", ".aiff", ".amr", ".au", ".caf"),
+    *(".mka", ".mp2", ".oga", ".wma", ".wv"),
+}
 
 
 def images_in(folder: Path) -> list[Path]:

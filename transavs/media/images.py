@@ -17,7 +17,7 @@ from transavs.utils.limits import MAX_PIXELS
 
 PALETTE_COLORS = 256
 HALF_WHITE = 128  # of gray levels up to 255
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP")  # PIL knows more; for some of them it starts other programs
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")  # PIL knows more; for some of them it starts other programs
 
 
 def open_image(path: str | Path) -> Image.Image:

@@ -1,6 +1,9 @@
-"""Opens what a user names: a video file, one that still grows, a folder of images, a camera, an address."""
+"""Opens what a user names: a video file, one that still grows, a pipe, a folder of images, a camera, an address."""
 
+import os
 import re
+import select
+import stat
 import threading
 import time
 from contextlib import AbstractContextManager, nullcontext
@@ -30,11 +33,37 @@ PROTOCOLS = {
 ANSWER_SECONDS = 10.0  # for which an address may be silent
 PROBED = {"analyzeduration": str(av.time_base)}  # 1 second of a stream, to find its tracks
 POLL = 0.05  # seconds
+STANDARD_INPUT, STANDARD_INPUT_FILE = "-", "/dev/stdin"
+CAMERA_DEVICES = ("/dev/video", "/dev/v4l/")  # what their names begin with
+# Of files that FFmpeg reads as videos; in AVSBench's raw videos they are looked for in this order.
+VIDEO_SUFFIXES = (
+    *(".mp4", ".mkv", ".webm", ".mov", ".avi", ".3g2", ".3gp", ".264", ".265", ".asf", ".divx", ".dv", ".f4v", ".flv"),
+    *(".h264", ".h265", ".hevc", ".ivf", ".m1v", ".m2t", ".m2ts", ".m2v", ".m4v", ".mjpeg", ".mjpg", ".mpe", ".mpeg"),
+    *(".mpg", ".mpv", ".mts", ".mxf", ".nut", ".ogm", ".ogv", ".qt", ".rm", ".rmvb", ".ts", ".vob", ".wmv", ".wtv"),
+    ".y4m",
+)
 
 
 def is_live(source: str) -> bool:
-    """Tell whether it names a camera or an address rather than a file."""
-    return source == CAMERA or source.startswith("/dev/") or "://" in source
+    """Tell whether it names a camera, a pipe or an address; a file or a folder that exists is none of these."""
+    return _is_camera(source) or stat.S_ISFIFO(_mode(source)) or _is_address(source)
+
+
+def _is_camera(source: str) -> bool:
+    mode = _mode(source)
+    return source == CAMERA or stat.S_ISCHR(mode) or (not mode and source.startswith(CAMERA_DEVICES))
+
+
+def _is_address(source: str) -> bool:
+    return "://" in source and not _mode(source)
+
+
+def _mode(source: str) -> int:
+    """The kind of a file as os.stat gives it, 0 where there is none."""
+    try:
+        return os.stat(STANDARD_INPUT_FILE if source == STANDARD_INPUT else source).st_mode
+    except (OSError, ValueError):  # it does not exist, or no file can have such a name
+        return 0
 
 
 def open_source(
@@ -49,7 +78,7 @@ def open_source(
     """Open a video of any kind, to be used in a ``with``.
 
     Args:
-        source: a path, "camera", a device such as /dev/video1, or an address.
+        source: a path, "camera", a device such as /dev/video1, an address, or "-" for the standard input.
         start, end: of the part of a file, see :class:`transavs.media.video_reader.Video`.
         needs_sound: whether it is an error that there is none; a microphone is opened only then.
         frame_rate: of a folder of images, see :class:`transavs.media.image_folder.ImageFolder`.
@@ -58,16 +87,18 @@ def open_source(
     Raises:
         AVSInputError: it is missing, or cannot be read, or has no picture or sound; or it has no parts.
     """
-    is_file = not is_live(source)
-    if (start or end is not None) and (not is_file or patience is not None or Path(source).is_dir()):
+    live, path = is_live(source), Path(STANDARD_INPUT_FILE if source == STANDARD_INPUT else source)
+    if (start or end is not None) and (live or patience is not None or path.is_dir()):
         raise AVSInputError(f"of {source} no part can be taken: leave out --start and --end")
-    if not is_file:
-        return _open_address(source, needs_sound) if "://" in source else _open_camera(source, needs_sound)
-    if patience is not None:
-        return _follow_file(Path(source), patience, needs_sound)
-    if Path(source).is_dir():
-        return nullcontext(ImageFolder(Path(source), frame_rate, needs_sound=needs_sound))
-    return nullcontext(Video(source, start=start, end=end, needs_sound=needs_sound))
+    if _is_address(source):
+        return _open_address(source, needs_sound)
+    if _is_camera(source):
+        return _open_camera(source, needs_sound)
+    if live or patience is not None:
+        return _follow_file(path, ANSWER_SECONDS if patience is None else patience, needs_sound)
+    if path.is_dir():
+        return nullcontext(ImageFolder(path, frame_rate, needs_sound=needs_sound))
+    return nullcontext(Video(path, start=start, end=end, needs_sound=needs_sound))
 
 
 def _open_camera(source: str, needs_sound: bool) -> LiveVideo:
@@ -91,7 +122,7 @@ def _open_device(kind: str, device: str, options: dict[str, str]) -> Any:
 def _open_address(address: str, needs_sound: bool) -> LiveVideo:
     scheme, shown = address.split("://")[0].lower(), re.sub(r"//[^/@]*@", "//", address)  # without a password
     if scheme not in PROTOCOLS:
-        raise AVSInputError(f"{shown} is of a kind that is not read: give one of {', '.join(PROTOCOLS)}")
+        raise AVSInputError(f"{shown} is of a kind that is not read: give one of {', '.join(PROTOCOLS)}, or a path")
     options = {"protocol_whitelist": PROTOCOLS[scheme], **NO_LARGER, **PROBED}
     try:
         container = av.open(address, options=options, timeout=ANSWER_SECONDS)
@@ -104,7 +135,7 @@ def _open_address(address: str, needs_sound: bool) -> LiveVideo:
 
 
 def _follow_file(path: Path, patience: float, needs_sound: bool) -> LiveVideo:
-    if not path.is_file():
+    if not path.is_file() and not path.is_fifo():
         raise AVSInputError(f"{path} does not exist: name a video file that is being written")
     stopped = threading.Event()
     try:
@@ -118,22 +149,37 @@ def _follow_file(path: Path, patience: float, needs_sound: bool) -> LiveVideo:
 
 
 class GrowingFile:
-    """A file that is still being written, for PyAV: at its end it waits for more."""
+    """A file that is still being written, or a pipe, for PyAV: at its end it waits for more."""
 
     def __init__(self, path: Path, patience: float, stopped: threading.Event):
         """
         Args:
             path: of the file.
-            patience: seconds without growth after which the file is taken to be whole.
+            patience: seconds without growth after which the file is taken to be whole; a pipe that its writers have
+                closed is whole at once.
             stopped: no longer waits once this is set.
         """
         self.name = str(path)
-        self._file, self._patience, self._stopped = open(path, "rb"), patience, stopped  # noqa: SIM115 (closed with it)
+        # To open a pipe does not wait for a writer, and to read from it not for data.
+        self._file = open(path, "rb", buffering=0, opener=_open_without_waiting)  # noqa: SIM115 (closed with it)
+        self._patience, self._stopped = patience, stopped
+        self._is_pipe, self._has_begun = path.is_fifo(), False
 
     def read(self, size: int) -> bytes:
         """Give up to ``size`` bytes; none at the end."""
         waited_from = time.monotonic()
-        while not (found := self._file.read(size)) and time.monotonic() - waited_from < self._patience:
-            if self._stopped.wait(POLL):
+        while not (chunk := self._file.read(size)) and time.monotonic() - waited_from < self._patience:
+            if chunk is None:  # a pipe that has a writer, and no data yet
+                select.select([self._file], [], [], POLL)
+            elif self._is_pipe and self._has_begun:
                 break
-        return found
+            else:
+                self._stopped.wait(POLL)
+            if self._stopped.is_set():
+                break
+        self._has_begun = self._has_begun or bool(chunk)
+        return chunk or b""
+
+
+def _open_without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)

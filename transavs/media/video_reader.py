@@ -130,6 +130,8 @@ class Video:
                     first, last, count = min(first, time), max(last, time), count + 1
         if stamped and count > 1 and last > first:
             self.frame_rate = (count - 1) / (last - first)
+        elif not stamped:
+            self.frame_rate = float(picture.guessed_rate or self.frame_rate)  # of the codec; else it is FFmpeg's 25
         self.duration = count / self.frame_rate
 
     @contextmanager

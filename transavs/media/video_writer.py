@@ -1,6 +1,5 @@
 """Frames and sound -> a video file that players and browsers open."""
 
-import os
 from collections.abc import Iterable
 from fractions import Fraction
 from pathlib import Path
@@ -12,16 +11,26 @@ import cv2
 import numpy as np
 
 from transavs.media.audio_stream import Sound
+from transavs.utils.atomic_files import finish_partial, partial_path
 from transavs.utils.errors import AVSInputError, one_line
 
 CLOCK = Fraction(1, 90000)  # fine enough for any frame rate, a fixed one or not
-SUFFIXES = (".mp4", ".mov", ".mkv")
+CONTAINERS = {".mp4": "mp4", ".mov": "mov", ".mkv": "matroska"}  # FFmpeg's name of each, by suffix
 SLOWEST, FASTEST = 0.01, 1000.0  # frame rates that are announced: videos may claim any
 LAYOUTS = {1: "mono", 2: "stereo", 6: "5.1"}  # by number of channels, that every player knows
 MAX_SAMPLE_RATE = 48000
 QUALITY = {"crf": "20", "preset": "veryfast"}
 AT_ONCE = {"tune": "zerolatency", "g": "25"}  # a player can begin at each of these frames
 GROWING = {"movflags": "frag_keyframe+empty_moov+default_base_moof", "flush_packets": "1"}  # the first is of .mp4
+
+
+def check_video_path(path: str | Path) -> Path:
+    """``path``, if its suffix is one of CONTAINERS; else an AVSInputError, better before than after long work."""
+    if Path(path).suffix.lower() not in CONTAINERS:
+        raise AVSInputError(
+            f"{path} is no kind of video that is written: name a file ending in {', '.join(CONTAINERS)}"
+        )
+    return Path(path)
 
 
 class VideoWriter:
@@ -56,19 +65,22 @@ class VideoWriter:
         Raises:
             AVSInputError: the file cannot be written or is of another kind.
         """
-        self.path = Path(path)
-        if self.path.suffix.lower() not in SUFFIXES:
-            raise AVSInputError(
-                f"{path} is no kind of video that is written: name a file ending in {', '.join(SUFFIXES)}"
-            )
+        self.path = check_video_path(path)
         self._live, self._reached = live, 0.0
-        self._partial = self.path if live else self.path.with_name(f".{self.path.stem}.partial{self.path.suffix}")
+        self._partial = self.path if live else partial_path(self.path)
         self._sound, self._sample_rate, self._channels = iter(sound), sample_rate, channels
         self._samples = 0  # given to the encoder
         self._padding = (size[0] % 2, size[1] % 2)
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._container: Any = av.open(str(self._partial), "w", container_options=GROWING if live else {})
+            # FFmpeg gets an opened file: it would take a part of the name before a colon for a protocol.
+            self._file = open(self._partial, "wb", buffering=0 if live else -1)  # noqa: SIM115 (closed by close)
+            self._container: Any = av.open(
+                self._file,
+                "w",
+                format=CONTAINERS[self.path.suffix.lower()],
+                container_options=GROWING if live else {},
+            )
         except (av.FFmpegError, OSError) as error:
             raise AVSInputError(f"{path} cannot be written ({one_line(error)}): name another file") from error
         self._picture = self._container.add_stream(
@@ -123,16 +135,18 @@ class VideoWriter:
     def close(self, complete: bool = True) -> None:
         """Write what is left of the sound and rename the file; or, where the frames broke off, remove it."""
         try:
-            if complete:
-                self._write_sound(self._reached if self._live else float("inf"))
-                for stream in (self._picture, self._voice):
-                    self._container.mux(stream.encode(None))
-            self._container.close()
-            if complete:
-                os.replace(self._partial, self.path)
+            with self._file:
+                if complete:
+                    self._write_sound(self._reached if self._live else float("inf"))
+                    for stream in (self._picture, self._voice):
+                        self._container.mux(stream.encode(None))
+                self._container.close()
+        except BaseException:
+            complete = False
+            raise
         finally:
             if not self._live:
-                self._partial.unlink(missing_ok=True)
+                finish_partial(self._partial, self.path, complete)
 
 
 def sound_of(heard: Sound) -> dict[str, Any]:
