@@ -17,9 +17,10 @@ from transavs.utils.command_line import check_outputs, run_tool, write_json
 CLASSES = "label2idx.json"
 
 
-def files_of(root: Path, setting: str, split: str) -> set[Path]:
+def files_of(root: Path, setting: str, split: str) -> dict[Path, None]:
+    """The masks of a split, in the order of the csv."""
     records = load_avsbench(root.absolute(), setting, split)
-    return {Path(path) for record in records for path in record["mask_file_names"]}
+    return dict.fromkeys(Path(path) for record in records for path in record["mask_file_names"])
 
 
 def main() -> None:

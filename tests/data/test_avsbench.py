@@ -219,6 +219,94 @@ def test_class_names_follow_the_order_of_the_file(tiny_datasets: Path, tmp_path:
     assert LAYOUTS["s4"].read_class_names(tmp_path) == ["background", "sounding"]
 
 
+def write_meta(root: Path, subset: str, rows: list[str], header: str = "") -> Path:
+    meta = root / LAYOUTS[subset].meta
+    meta.parent.mkdir(parents=True, exist_ok=True)
+    meta.write_text("\n".join([header or ",".join(LAYOUTS[subset].columns), *rows]) + "\n")
+    return meta
+
+
+def ids_of(root: Path, subset: str, split: str) -> list[str]:
+    return [record["video_id"] for record in load_avsbench(root, subset, split)]
+
+
+def test_a_clips_id_is_what_its_paths_are_made_of(tmp_path: Path):
+    rows = {
+        "s4": ["001,0,cat,test", "001,0,dog,test", "001,0,dog,train"],
+        "ms3": ["001,test", "002,test", "001,train"],
+        "avss": ["v,001,0,0,cat,test,v1s", "v,001,0,0,cat_dog,test,v2", "v,002,0,0,cat,train,v2"],
+    }
+    expected = {"s4": ["cat/001", "dog/001"], "ms3": ["001", "002"], "avss": ["v1s/001", "v2/001"]}
+    for subset, lines in rows.items():
+        write_meta(tmp_path, subset, lines)
+        records = load_avsbench(tmp_path, subset, "test")
+        assert [record["video_id"] for record in records] == expected[subset]
+        files = [path for record in records for path in record["file_names"]]
+        assert len(set(files)) == len(files)
+
+
+@pytest.mark.parametrize(
+    ("subset", "rows", "again"),
+    [
+        ("s4", ["a,0,dog,test", "b,0,dog,test", "a,9,dog,test"], "dog/a"),
+        ("ms3", ["a,test", "b,test", " a ,Test"], "a"),
+        ("avss", ["v,a,0,0,dog,test,v2", "v,a,0,0,dog,test,v1s", "w,a,0,0,cat,test,v2"], "v2/a"),
+    ],
+)
+def test_a_clip_that_is_listed_twice_is_refused(tmp_path: Path, subset: str, rows: list[str], again: str):
+    meta = write_meta(tmp_path, subset, rows)
+    with pytest.raises(AVSInputError) as error:
+        load_avsbench(tmp_path, subset, "test")
+    assert str(error.value).startswith(f"{meta} line 4 lists the clip '{again}' again, as line 2: ")
+
+
+def test_splits_are_taken_as_they_are_meant(tmp_path: Path):
+    write_meta(tmp_path, "ms3", ["a,train ", "b,Train", " c,TRAIN", "d,train", "", ",", "e, test"], " Video_ID , Split")
+    assert ids_of(tmp_path, "ms3", "train") == list("abcd")
+    assert ids_of(tmp_path, "ms3", "test") == ["e"]
+    write_meta(tmp_path, "avss", ["v, a ,0,0, dog , train,V2 "])
+    (record,) = load_avsbench(tmp_path, "avss", "train")
+    assert (record["video_id"], record["category"], len(record["file_names"])) == ("v2/a", "dog", 10)
+
+
+@pytest.mark.parametrize("row", ["x,trian", "x,valid", "x,testing", "x,", "x"])
+def test_an_unknown_split_is_refused_whatever_split_is_loaded(tmp_path: Path, row: str):
+    meta = write_meta(tmp_path, "ms3", ["a,train", "", row, "b,test"])
+    for split in ("train", "test"):
+        with pytest.raises(AVSInputError, match=r"has the split .* \(expected train, val, test\)") as error:
+            load_avsbench(tmp_path, "ms3", split)
+        assert str(error.value).startswith(f"{meta} line 4 ")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_class_names_in_any_encoding_of_an_editor(tmp_path: Path, encoding: str):
+    (tmp_path / "label2idx.json").write_text('{"background": 0, "käfer": 1}', encoding=encoding)
+    assert LAYOUTS["avss"].read_class_names(tmp_path) == ["background", "käfer"]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('{"zebra": 2, "background": 0, "ant": 1}', ["background", "ant", "zebra"]),
+        ('{"zebra": 3, "background": 1, "ant": 2}', ["background", "ant", "zebra"]),
+        ('{"background": 0, "zebra": 5, "ant": 9}', ["background", "zebra", "ant"]),
+        ('{"background": "black", "zebra": "red"}', ["background", "zebra"]),
+        ('{"background": 0, "zebra": 9, "ant": 5}', "neither in order nor"),
+        ('{"background": 0, "ant": 1, "ant": 2}', "a name stands there twice"),
+        ('[["background", 0], ["ant", 1]]', "it is no JSON object"),
+        ('{"background": 0, "ant": 1', "does not list the classes"),
+    ],
+)
+def test_numbers_of_classes_decide_where_they_can(tmp_path: Path, text: str, expected: list[str] | str):
+    (tmp_path / "label2idx.json").write_text(text)
+    if isinstance(expected, list):
+        assert LAYOUTS["avss"].read_class_names(tmp_path) == expected
+        return
+    with pytest.raises(AVSInputError, match=rf"label2idx\.json .*{expected}") as error:
+        LAYOUTS["avss"].read_class_names(tmp_path)
+    assert "\n" not in str(error.value)
+
+
 @pytest.fixture
 def record(ms3_records: list[dict], tmp_path: Path) -> dict:
     """A record whose files may be broken."""

@@ -121,7 +121,7 @@ def test_s4_holds_exactly_the_frames_that_the_rule_names(raw_s4: Path, tmp_path:
     done = run_here(TOOL, *options, "--log-mel", "--workers", "2")
     assert done.returncode == 0, done.stderr
     assert done.stdout == f"{tmp_path}: {len(VIDEOS)} clips done, 0 skipped because they were there, 0 broken\n"
-    records = {record["video_id"]: record for record in load_avsbench(tmp_path, "s4", "test")}
+    records = {record["video"]: record for record in load_avsbench(tmp_path, "s4", "test")}
     found = {name: [number_in(path) for path in record["file_names"]] for name, record in records.items()}
     assert found == {name: numbers for name, (*_, numbers) in VIDEOS.items()}
     for record in records.values():

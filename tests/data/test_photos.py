@@ -4,6 +4,7 @@ import csv
 import hashlib
 import io
 import tarfile
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -204,6 +205,15 @@ def test_a_video_of_photographs(album: partial, tmp_path: Path):
     assert len(shots) == 2
     assert shots[0].truth(0, (64, 64)).shape == (64, 64)
     assert len(list(Video(tmp_path / "a.mp4").frames())) == 14
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_table_that_a_spreadsheet_has_saved(tmp_path: Path, encoding: str):
+    (tmp_path / "plain.csv").write_text(TABLE)
+    (tmp_path / "saved.csv").write_text(TABLE.replace(",", ";").replace("test", "Test"), encoding=encoding)
+    assert read_table(tmp_path / "saved.csv") == [
+        replace(entry, file=entry.file.replace("test", "Test")) for entry in read_table(tmp_path / "plain.csv")
+    ]
 
 
 BAD_TABLES = {

@@ -8,11 +8,17 @@ import torch
 import torch.multiprocessing as mp
 from PIL import Image
 
+from transavs import AVSInputError
 from transavs.data import AVSDatasetMapper
+from transavs.data.avsbench import LAYOUTS
 from transavs.evaluation import AVSEvaluator, clip_fscore, clip_jaccard
 from transavs.evaluation.avs_evaluator import best_classes, foreground_probabilities
+from transavs.evaluation.clip_metrics import flat_names
+from transavs.evaluation.prediction_writer import PredictionWriter
 from transavs.evaluation.results import breakdown_table, results_table, write_results
+from transavs.evaluation.scores import CATEGORY, FRAMES, GroupScore, Scores
 from transavs.visualization.clip_figure import ClipFigure
+from transavs.visualization.runs import collect_categories
 
 
 def make_clips(count: int, size: int = 12) -> tuple[list[dict], list[dict]]:
@@ -22,7 +28,7 @@ def make_clips(count: int, size: int = 12) -> tuple[list[dict], list[dict]]:
     for i in range(count):
         labeled = torch.arange(1 + i % 5)
         masks = (torch.rand(len(labeled), size, size, generator=generator) < 0.3).long() * (i % 3 > 0)
-        names = {"video_id": f"clip{i}", "category": "ab"[i % 2]}
+        names = {"video_id": f"clip{i}", "category": "ab"[i % 2], "index": i}
         inputs.append({**names, "labeled_frames": labeled, "masks": masks})
         scores = torch.rand(5, size, size, generator=generator)
         outputs.append({"sem_seg": torch.stack([1 - scores, scores], 1)})
@@ -129,6 +135,97 @@ def test_two_ranks_give_one_ranks_result(tmp_path: Path, shares: list[list[int]]
     assert json.loads((tmp_path / "1.json").read_text()) is None
 
 
+def published_fscore(inputs: list[dict], outputs: list[dict], batch: int) -> float:
+    """AVSBench's test loop written out: the maximum of each batch's mean curve, averaged over batches."""
+    values = []
+    for start in range(0, len(inputs), batch):
+        curves = []
+        for clip, output in zip(inputs[start : start + batch], outputs[start : start + batch], strict=True):
+            for scores, mask in zip(output["sem_seg"][clip["labeled_frames"], 1], clip["masks"] > 0, strict=True):
+                if not mask.any():
+                    continue
+                curve = []
+                for threshold in torch.linspace(0, 1 - 1e-10, 255):
+                    predicted = scores >= threshold
+                    hits = (predicted & mask).sum().item()
+                    precision, recall = hits / (predicted.sum().item() + 1e-20), hits / (mask.sum().item() + 1e-20)
+                    weighted = 0.3 * precision + recall
+                    curve.append(1.3 * precision * recall / weighted if weighted else 0.0)
+                curves.append(curve)
+        values.append(torch.tensor(curves).mean(0).max().item() if curves else 0.0)
+    return 100 * sum(values) / len(values)
+
+
+@pytest.mark.parametrize("count", [1, 4, 5, 9])
+def test_f_batch4_is_the_published_loop_in_the_order_of_the_csv(count: int):
+    """Of clips whose scores are off by a different factor each, in an order that is not that of their names."""
+    inputs, outputs = make_clips(count, size=8)
+    for i, (clip, output) in enumerate(zip(inputs, outputs, strict=True)):
+        clip["index"] = count - i
+        output["sem_seg"][:, 1] = 0.1 * (i % 4 + 1) * output["sem_seg"][:, 1] + 0.3 * (i % 3) / 2
+        output["sem_seg"][:, 0] = 1 - output["sem_seg"][:, 1]
+    expected = published_fscore(inputs[::-1], outputs[::-1], 4)
+    for order in (range(count), torch.randperm(count, generator=torch.manual_seed(1)).tolist()):
+        evaluator = AVSEvaluator(["background", "sounding"])
+        for i in order:
+            evaluator.process([inputs[i]], [outputs[i]])
+        found = evaluator.evaluate()["sem_seg"]
+        assert found["F_batch4"] == pytest.approx(expected, abs=1e-4)
+        assert found["F"] == pytest.approx(published_fscore(inputs, outputs, 1), abs=1e-4)
+        assert found["F_curve"] - 1e-9 <= found["F_batch4"] <= found["F"] + 1e-9 or count == 9  # whose groups are empty
+    if count == 9:
+        assert abs(expected - published_fscore(inputs, outputs, 4)) > 0.01
+
+
+def clip_of(video_id: str, right: bool, **more: object) -> tuple[list[dict], list[dict]]:
+    masks = torch.zeros(5, 8, 8, dtype=torch.long)
+    masks[:, :4] = 1
+    predicted = masks * right
+    clip = {"video_id": video_id, "masks": masks, "labeled_frames": torch.arange(5), **more}
+    return [clip], [{"sem_seg": torch.stack([1 - predicted, predicted], 1).float()}]
+
+
+def test_clips_of_one_name_in_two_categories_count_as_two(tmp_path: Path):
+    evaluators = [
+        AVSEvaluator(["background", "sounding"]),
+        PredictionWriter(tmp_path, ["rle", "coco"], ["", "sounding"]),
+    ]
+    for category, right in (("cat", True), ("dog", False)):
+        record = LAYOUTS["s4"].record(tmp_path, video="001", category=category, split="test")
+        clip, output = clip_of("", right)
+        for evaluator in evaluators:
+            evaluator.process([clip[0] | record | {"labeled_frames": torch.arange(5)}], output)
+    found, _ = (evaluator.evaluate() for evaluator in evaluators)
+    assert found["sem_seg"]["J"] == pytest.approx(50)
+    assert (found["sem_seg"]["J-cat"], found["sem_seg"]["J-dog"]) == pytest.approx((100, 0))
+    assert {code["video_id"] for code in json.loads((tmp_path / "predictions.json").read_text())} == {"cat/001"}
+    images = json.loads((tmp_path / "coco.json").read_text())["images"]
+    assert [image["video_id"] for image in images] == [*["cat/001"] * 5, *["dog/001"] * 5]
+
+
+@pytest.mark.parametrize("known_by", ["index", "mask_file_names", ""])
+def test_two_clips_of_one_id_are_refused(known_by: str):
+    evaluator = AVSEvaluator(["background", "sounding"])
+    options = [{known_by: [f"{i}.png"] if known_by == "mask_file_names" else i} if known_by else {} for i in range(2)]
+    evaluator.process(*clip_of("a", True, **options[0]))
+    if known_by:
+        evaluator.process(*clip_of("a", True, **options[0]))  # the same again, as samplers that pad give it
+    with pytest.raises(AVSInputError, match="'a'") as error:
+        evaluator.process(*clip_of("a", False, **options[1]))
+    assert "\n" not in str(error.value)
+    evaluator.reset()
+    evaluator.process(*clip_of("a", True, **options[0]))
+    assert evaluator.evaluate()["sem_seg"]["J"] == pytest.approx(100)
+
+
+def test_no_clip_makes_no_scores(tmp_path: Path):
+    with pytest.raises(AVSInputError, match="no clip was scored: "):
+        AVSEvaluator(["background", "sounding"]).evaluate()
+    PredictionWriter(tmp_path, ["rle", "coco"], ["background", "sounding"]).evaluate()
+    assert json.loads((tmp_path / "predictions.json").read_text()) == []
+    assert json.loads((tmp_path / "coco.json").read_text())["images"] == []
+
+
 def test_foreground_is_where_the_best_class_is_not_background():
     sem_seg = torch.rand(2, 5, 3, 3).softmax(1)
     assert torch.equal(foreground_probabilities(sem_seg) > 0.5, sem_seg.argmax(1) > 0)
@@ -187,18 +284,87 @@ def test_figure_shows_the_clips(ms3_records: list[dict], tmp_path: Path):
         assert len(image.convert("RGB").getcolors(2**20)) > 1000
 
 
+def scores_of(categories: dict[str, float], suffix: str = "", **more: float) -> Scores:
+    groups = [GroupScore(FRAMES, "small", "J", 30.04)]
+    groups += [GroupScore(CATEGORY, name, metric, value) for name, value in categories.items() for metric in "JF"]
+    return Scores({"J": 71.26, "F": 80.0} | more | flat_names(groups), groups).under(suffix)
+
+
+def table_rows(table: str) -> list[list[str]]:
+    return [[cell.strip() for cell in row.split("|")[1:-1]] for row in table.splitlines() if row.startswith("|")]
+
+
 def test_results_as_file_and_table(tmp_path: Path):
-    values = {"J": 71.26, "F": 80.0, "J_silence": 1.0, "F_silence": 2.0, "J-small": 30.04, "J-dog": 50.0, "F-dog": 60.0}
-    values |= {"J-dog_silence": 1.0}
-    write_results({"a": {"sem_seg": values}}, tmp_path / "one")
-    assert json.loads((tmp_path / "one/results.json").read_text()) == values
-    assert (tmp_path / "one/results.md").read_text() == f"a\n\n{results_table(values)}\n\n{breakdown_table(values)}\n"
-    write_results({"a": {"sem_seg": values}, "b": {"sem_seg": values}}, tmp_path / "two")
-    assert json.loads((tmp_path / "two/results.json").read_text()) == {"a": values, "b": values}
+    scores = Scores.merged([scores_of({"dog": 50.0}), scores_of({"dog": 1.0}, "_silence", FPR=3.0)])
+    assert scores["J-dog_silence"] == 1.0
+    write_results({"a": {"sem_seg": scores}}, tmp_path / "one")
+    assert json.loads((tmp_path / "one/results.json").read_text()) == scores
+    table = f"a\n\n{results_table(scores)}\n\n{breakdown_table(scores.groups)}\n"
+    assert (tmp_path / "one/results.md").read_text() == table
+    write_results({"a": {"sem_seg": scores}, "b": {"sem_seg": {"J": 1.0, "F": 2.0}}}, tmp_path / "two")
+    assert json.loads((tmp_path / "two/results.json").read_text()) == {"a": scores, "b": {"J": 1.0, "F": 2.0}}
     assert (tmp_path / "two/results.md").read_text().count("| true") == 2
-    rows = [[cell.strip() for cell in row.split("|")[1:-1]] for row in results_table(values).splitlines()]
+    values = {name: value for name, value in scores.items() if not name.startswith("FPR")}
+    rows = table_rows(results_table(values))
     assert rows[0] == ["audio", "J", "F"]
-    assert rows[2:] == [["true", "71.3", "80.0"], ["silence", "1.0", "2.0"]]
-    rows = [[cell.strip() for cell in row.split("|")[1:-1]] for row in breakdown_table(values).splitlines()]
-    assert rows[0] == ["of", "J", "F"]
-    assert rows[2:] == [["small", "30.0", "-"], ["dog", "50.0", "60.0"]]
+    assert rows[2:] == [["true", "71.3", "80.0"], ["silence", "71.3", "80.0"]]
+    rows = table_rows(breakdown_table(scores.groups))
+    assert rows[0] == ["by", "of", "J", "F"]
+    assert rows[2:] == [["frames", "small", "30.0", "-"], ["category", "dog", "50.0", "50.0"]]
+
+
+AWKWARD = ["dog", "dog_silence", "small", "one", "a-b", "007", "x|y", "_silence", "true"]
+
+
+def test_no_name_of_a_category_is_mistaken_for_another(tmp_path: Path):
+    """Each category has a J of its own under each audio; the frames are 1/8 to 1/2 of the image: "medium", "large"."""
+    expected: dict[str, dict[str, float]] = {}
+    found = []
+    for suffix in ("", "_silence"):
+        evaluator = AVSEvaluator(["background", "sounding"], suffix)
+        for number, category in enumerate(AWKWARD):
+            masks = torch.zeros(1, 8, 8, dtype=torch.long)
+            masks[:, : 1 + number % 4] = 1
+            predicted = torch.zeros(1, 8, 8)
+            predicted[:, : 5 if suffix else 6, : number % 8 + 1] = 1
+            clip = {"video_id": category, "category": category, "masks": masks, "labeled_frames": torch.tensor([0])}
+            evaluator.process([clip], [{"sem_seg": torch.stack([1 - predicted, predicted], 1)}])
+            expected.setdefault(suffix, {})[category] = 100 * clip_jaccard(predicted, masks)
+        found.append(evaluator.evaluate()["sem_seg"])
+    scores = Scores.merged(found)
+    write_results({"set": {"sem_seg": scores}}, tmp_path)
+    for suffix, values in expected.items():
+        drawn = collect_categories({"run": tmp_path}, f"J{suffix}")
+        assert {name: run["run"] for name, run in drawn.items()} == pytest.approx(values)
+    table = (tmp_path / "results.md").read_text().replace("\\|", "!")
+    rows = {(by, of): float(j) for by, of, j, *_ in table_rows(table)
+            if by == "category"}  # fmt: skip
+    assert rows == {
+        ("category", name.replace("|", "!")): pytest.approx(v, abs=0.051) for name, v in expected[""].items()
+    }
+    flat = json.loads((tmp_path / "results.json").read_text())
+    assert "J-dog_silence" not in flat  # two things would have that name
+    assert "J-small" not in flat  # frames of that size do not occur
+    assert flat["J-one"] == pytest.approx(sum(expected[""].values()) / len(AWKWARD))
+    assert flat["J-a-b_silence"] == pytest.approx(expected["_silence"]["a-b"])
+
+
+def test_classes_with_names_of_audio_conditions(tmp_path: Path):
+    names = ["background", "white", "white_noise", "small", "dog_shuffled"]
+    found = []
+    for suffix in ("", "_noise", "_shuffled"):
+        evaluator = AVSEvaluator(names, suffix)
+        masks = torch.arange(5).repeat(2, 8, 2)[..., :8]
+        predicted = masks.clone()
+        predicted[:, : 1 + len(suffix) % 3] = 0
+        clip = {"video_id": "a", "masks": masks, "labeled_frames": torch.arange(2)}
+        one_hot = torch.nn.functional.one_hot(predicted, 5).permute(0, 3, 1, 2).float()
+        evaluator.process([clip], [{"sem_seg": one_hot}])
+        found.append(evaluator.evaluate()["sem_seg"])
+        expected = {
+            name: 100 * ((masks == c) & (predicted == c)).sum().item() / ((masks == c) | (predicted == c)).sum().item()
+            for c, name in enumerate(names)
+        }
+        write_results({"one/set": {"sem_seg": Scores.merged(found)}, "other": {"sem_seg": found[-1]}}, tmp_path)
+        drawn = collect_categories({"run": tmp_path}, f"IoU{suffix}", "one/set")
+        assert {name: run["run"] for name, run in drawn.items()} == pytest.approx(expected)

@@ -138,7 +138,7 @@ def _read_results(path: str | Path) -> tuple[dict[str, Any], str]:
     """Read the metrics of a ``results.json``, and lay them out as tables of the card."""
     try:
         found = dict(json.loads(Path(path).read_text(encoding="utf-8")))
-        by_set = found if all(isinstance(values, dict) for values in found.values()) else {"": found}
+        by_set = found if found and all(isinstance(values, dict) for values in found.values()) else {"": found}
         tables = [
             f"\n## Results{f' on `{name}`' if name else ''}\n\n{results_table(by_set[name])}\n" for name in by_set
         ]

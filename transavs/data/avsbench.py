@@ -1,12 +1,12 @@
 """AVSBench trees on disk -> detectron2 records, registered as ``avsbench_*``, ``synthetic_*``, ``photos_*`` and yours.
 
-A record holds ``video_id, category``, the classes that it ``sounds`` of and has ``in_view`` as far as the csv tells,
-``file_names`` (T frame paths), ``mask_file_names`` (L paths below ``mask_root``), ``mask_encoding`` (see
-:func:`transavs.media.images.read_mask`), ``labeled_frames`` (L frame indices), ``audio_file``, and ``log_mel_file`` or
-None. Nothing else tells the subsets apart downstream.
+A record holds ``video_id``, which no other clip of its data set has, the name of its ``video`` alone, ``category``, the
+classes that it ``sounds`` of and has ``in_view`` as far as the csv tells, ``file_names`` (T frame paths),
+``mask_file_names`` (L paths below ``mask_root``), ``mask_encoding`` (see :func:`transavs.media.images.read_mask`),
+``labeled_frames`` (L frame indices), ``audio_file``, and ``log_mel_file`` or None. Nothing else tells the subsets apart
+downstream.
 """
 
-import csv
 import itertools
 import json
 import logging
@@ -16,11 +16,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from string import Formatter
 from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from transavs.utils.errors import AVSInputError, choose
+from transavs.utils.errors import AVSInputError, choose, one_line
+from transavs.utils.text_files import read_csv, read_text
 
 SPLITS = ("train", "val", "test")
 # What any csv may say beside AVSBench's own columns: the classes that sound at some time, and all that are in view.
@@ -54,7 +56,7 @@ class Layout:
     labeled_frames: dict[tuple[str, str], tuple[int, ...]] = field(default_factory=dict)  # by part, split; else all
     mask_encoding: str = "binary"
     color_masks: str = ""  # the same masks again, in the colors of a palette
-    class_names: str | tuple[str, ...] = ("background", "sounding")  # or a JSON file whose keys are they, in order
+    class_names: str | tuple[str, ...] = ("background", "sounding")  # or a JSON file that numbers them
     sounds_in: tuple[str, str] | None = None  # subset and part whose categories say what sounds in the same videos
 
     def frame_indices(self, part: str, split: str) -> tuple[int, ...]:
@@ -72,6 +74,14 @@ class Layout:
         if category and self.category_separator:
             return category.split(self.category_separator)
         return [category] if category else []
+
+    def clip_id(self, names: dict[str, str]) -> str:
+        """What tells a clip from all others of its split: the names that its frames' paths are made of, with slashes.
+
+        That is "category/video" in S4, "video" in MS3 and "part/video" in AVSS.
+        """
+        fields = dict.fromkeys(field for _, field, _, _ in Formatter().parse(self.frames) if field)
+        return "/".join(names[field] for field in fields if field not in ("split", "k"))
 
     def unsafe_name(self, names: dict[str, str]) -> str:
         """The first of a clip's names that would lead out of its folder, "" where all stay inside."""
@@ -99,7 +109,8 @@ class Layout:
         names = {"video": video, "category": category, "split": split, "part": part}
         labeled = self.frame_indices(part, split)
         return {
-            "video_id": f"{part}/{video}" if part else video,
+            "video_id": self.clip_id(names),
+            "video": video,
             "category": category,
             "sounds": self.classes(sounds, category),
             "in_view": self.classes(in_view, category),
@@ -116,16 +127,24 @@ class Layout:
         """Class names in the order of their ids, background first.
 
         Raises:
-            AVSInputError: the file that names them is missing or no JSON object.
+            AVSInputError: the file that names them is missing, no JSON object, names a class twice, or numbers them in
+                another order with gaps.
         """
         if not isinstance(self.class_names, str):
             return list(self.class_names)
         path = root / self.class_names
         try:
-            # The order counts: copies of the file are about that number the classes from 1.
-            return list(dict(json.loads(path.read_text(encoding="utf-8"))))
-        except (OSError, ValueError, TypeError, RecursionError) as error:
-            raise AVSInputError(f"{path} does not list the classes ({error}): restore the file") from error
+            pairs = json.loads(read_text(path), object_pairs_hook=tuple)
+            names, numbers = [name for name, _ in pairs], [number for _, number in pairs]
+            if not isinstance(pairs, tuple) or len(set(names)) < len(names):
+                raise ValueError("a name stands there twice" if isinstance(pairs, tuple) else "it is no JSON object")
+            if not all(type(number) is int for number in numbers) or numbers == sorted(numbers):
+                return names  # copies of the file are about that number the classes from 1, in their order
+            if sorted(numbers) not in (list(range(len(names))), list(range(1, len(names) + 1))):
+                raise ValueError("its numbers are neither in order nor those from 0 or from 1 on")
+            return [name for _, name in sorted(zip(numbers, names, strict=True))]
+        except (ValueError, TypeError, RecursionError) as error:
+            raise AVSInputError(f"{path} does not list the classes ({one_line(error)}): restore the file") from error
 
 
 LAYOUTS = {
@@ -188,7 +207,7 @@ RENAMED = {"AVSBench_object": (".",), "AVSBench_semantic": ("AVSS",)}
 
 
 def read_clip_names(root: str | Path, subset: str, hint: str = AVSBENCH_HINT + ELSEWHERE) -> dict[int, dict[str, str]]:
-    """Read the csv of one subset as it stands; no value is checked.
+    """Read the csv of one subset; no value is checked.
 
     Args:
         root: of the subset, the folder that its layout's paths begin in.
@@ -196,7 +215,8 @@ def read_clip_names(root: str | Path, subset: str, hint: str = AVSBENCH_HINT + E
         hint: what the user should do where the tree is missing; ends the error message.
 
     Returns:
-        ``video, category, split, part, sounds, in_view`` by line number of the csv; "" for what it does not say.
+        ``video, category, split, part, sounds, in_view`` by line number of the csv, without spaces around them; "" for
+        what it does not say.
 
     Raises:
         AVSInputError: the csv is missing, no text, or lacks a column.
@@ -211,29 +231,25 @@ def read_clip_names(root: str | Path, subset: str, hint: str = AVSBENCH_HINT + E
 def read_rows(meta: Path, layout: Layout, **more: str) -> dict[int, dict[str, str]]:
     """Read a csv with the columns of a layout, wherever it lies; see :func:`read_clip_names`.
 
+    Splits and parts may be written in upper or lower case.
+
     Args:
         meta: the file.
         layout: names the columns.
         more: columns to read beside them, by their key in the result.
     """
-    try:
-        with open(meta, newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            columns = list(reader.fieldnames or [])
-            rows = [(reader.line_num, row) for row in reader]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise AVSInputError(f"{meta} cannot be read as a csv file in UTF-8 ({error}): restore the file") from error
+    columns, rows = read_csv(meta)
     needed = {"split", layout.category_column, layout.part_column} - {""}
     if needed - set(columns) or len(columns) <= layout.video_column:
         missing = sorted(needed - set(columns)) or layout.columns[layout.video_column]
         raise AVSInputError(f"{meta} lacks the column {missing} (it has {columns}): restore the file")
-    video, category, part = columns[layout.video_column], layout.category_column, layout.part_column
-    column_of = {"video": video, "category": category, "split": "split", "part": part}
-    column_of |= {name: name for name in COLUMNS_OF_OURS} | more
-    return {
-        line: {name: (row.get(column) or "") if column else "" for name, column in column_of.items()}
-        for line, row in rows
-    }
+    column_of = {"video": columns[layout.video_column], "category": layout.category_column, "split": "split"}
+    column_of |= {"part": layout.part_column} | {name: name for name in COLUMNS_OF_OURS} | more
+    found = {}
+    for line, row in rows.items():
+        names = {name: row.get(column, "") for name, column in column_of.items()}
+        found[line] = names | {name: names[name].lower() for name in ("split", "part")}
+    return found
 
 
 def load_avsbench(
@@ -251,33 +267,40 @@ def load_avsbench(
         records, in the order of the csv.
 
     Raises:
-        AVSInputError: the csv is missing, lacks a column, names an unknown part or a clip that would lie elsewhere, or
-            lists no clip of this split.
+        AVSInputError: the csv is missing or lacks a column; a row of any split names an unknown split or part, no clip
+            or one that would lie elsewhere; two rows of this split name the same clip, or none does.
     """
     layout, root = choose(LAYOUTS, subset, "subset"), Path(root)
     meta = root / layout.meta
-    clips = [names for names in read_clip_names(root, subset, hint).values() if names["split"] == split]
+    rows = read_clip_names(root, subset, hint)
+    for line, names in rows.items():
+        check_row(meta, line, layout, names)
+    clips = {line: names for line, names in rows.items() if names["split"] == split}
     if not clips:
         raise AVSInputError(f"{meta} lists no clip with split '{split}': restore the file")
-    for names in clips:
-        check_row(meta, layout, names)
+    lines: dict[str, int] = {}
+    for line, names in clips.items():
+        clip = layout.clip_id(names)
+        if clip in lines:
+            raise AVSInputError(f"{meta} line {line} lists the clip {clip!r} again, as line {lines[clip]}: remove one")
+        lines[clip] = line
     logging.getLogger(__name__).info("%d clips in split '%s' of %s", len(clips), split, meta)
-    return [_with_masks_there_are(layout, root, names) for names in clips]
+    return [_with_masks_there_are(layout, root, names) for names in clips.values()]
 
 
-def check_row(meta: Path, layout: Layout, names: dict[str, str]) -> None:
+def check_row(meta: Path, line: int, layout: Layout, names: dict[str, str]) -> None:
     """Raise an AVSInputError where a row of a csv names no clip, or one that would lie elsewhere."""
-    if names["split"] not in SPLITS:
-        raise AVSInputError(f"{meta} names the split '{names['split']}', known are {list(SPLITS)}: restore the file")
-    if names["part"] not in layout.num_frames:
-        raise AVSInputError(
-            f"{meta} names the {layout.part_column} '{names['part']}', known are {list(layout.num_frames)}: "
-            "restore the file"
-        )
+    row = f"{meta} line {line}"
     if not names["video"]:
-        raise AVSInputError(f"{meta} has a row of split '{names['split']}' that names no clip: restore the file")
+        raise AVSInputError(f"{row} names no clip: write its name, or remove the row")
+    for value, what, known in (
+        (names["split"], "split", SPLITS),
+        (names["part"], layout.part_column, layout.num_frames),
+    ):
+        if value not in known:
+            raise AVSInputError(f"{row} has the {what} {value!r} (expected {', '.join(known)}): correct the row")
     if unsafe := layout.unsafe_name(names):
-        raise AVSInputError(f"{meta} names {unsafe!r}, which leads out of the data set: restore the file")
+        raise AVSInputError(f"{row} names {unsafe!r}, which leads out of the data set: correct the row")
 
 
 def _with_masks_there_are(layout: Layout, root: Path, names: dict[str, str]) -> dict[str, Any]:
@@ -299,7 +322,7 @@ def _fill_sounds(records: list[dict[str, Any]], root: Path, subset: str, part: s
     categories = {names["video"]: names["category"] for names in rows if names["part"] == part}
     for record in records:
         if not record["sounds"]:
-            classes = layout.classes("", categories.get(record["video_id"], ""))
+            classes = layout.classes("", categories.get(record["video"], ""))
             record |= {"sounds": classes, "in_view": record["in_view"] or classes}
 
 

@@ -9,6 +9,7 @@ import logging
 import os
 import random
 import signal
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
@@ -16,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from detectron2.data import DatasetFromList
+from detectron2.data import DatasetCatalog, DatasetFromList
 from detectron2.data.build import trivial_batch_collator, worker_init_reset_seed
 from detectron2.data.samplers import TrainingSampler
 from detectron2.utils import comm
@@ -43,6 +44,27 @@ def random_numbers_of(*entropy: int) -> Iterator[None]:
         finally:
             random.setstate(state)
             np.random.set_state(numpy_state)
+
+
+def load_records(names: Sequence[str]) -> list[Record]:
+    """The records of registered data sets, each with ``index``, its place among them.
+
+    Raises:
+        AVSInputError: a data set lists no clip, or two clips of one data set have the same ``video_id``; or what
+            loading it raises.
+    """
+    records: list[Record] = []
+    for name in names:
+        found = list(DatasetCatalog.get(name))
+        if not found:
+            raise AVSInputError(f"the data set {name} lists no clip: add clips to it, or name another")
+        ids = Counter(str(record["video_id"]) for record in found)
+        if twice := [clip for clip, count in ids.items() if count > 1]:
+            raise AVSInputError(
+                f"{name} has {len(twice)} ids of several clips, such as {twice[0]!r}: give each clip its own video_id"
+            )
+        records += found
+    return [record | {"index": index} for index, record in enumerate(records)]
 
 
 class ResumableTrainingSampler(TrainingSampler):
@@ -90,14 +112,15 @@ class SeededClipDataset(Dataset):
                     return self._mapper(record)
             except AVSInputError as error:
                 if not self._skip_broken:
-                    is_named = record["video_id"] in str(error)
-                    raise AVSInputError(str(error) if is_named else f"clip {record['video_id']}: {error}") from error
+                    raise AVSInputError(f"clip {record['video_id']}: {error}") from error
                 logging.getLogger(__name__).warning("clip %s is left out: %s", record["video_id"], error)
         raise AVSInputError("no clip of DATASETS.TRAIN can be read: repair those that the warnings above name")
 
 
 class ReadableClips:
     """Batches of a test loader without the clips that cannot be read, which it counts.
+
+    All ranks iterate over it to its end.
 
     Attributes:
         left_out: ids of the clips that this rank has left out so far.
@@ -115,13 +138,23 @@ class ReadableClips:
         return len(self._loader)
 
     def __iter__(self) -> Iterator[list[Record]]:
+        """
+        Raises:
+            AVSInputError: no rank can read any clip; on all ranks.
+        """
+        read, reason = 0, ""
         for batch in self._loader:
             for clip in batch:
                 if "error" in clip:
                     logging.getLogger(__name__).warning("clip %s is left out: %s", clip["video_id"], clip["error"])
                     self.left_out.append(clip["video_id"])
+                    reason = reason or f"clip {clip['video_id']}: {clip['error']}"
             if readable := [clip for clip in batch if "error" not in clip]:
+                read += len(readable)
                 yield readable
+        counts, reasons = comm.all_gather(read), comm.all_gather(reason)
+        if not any(counts):
+            raise AVSInputError(f"no clip of the test set can be read; {next(filter(None, reasons), 'it has none')}")
 
 
 def clip_or_error(mapper: Callable[[Record], Record], record: Record) -> Record:

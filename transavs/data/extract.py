@@ -8,7 +8,7 @@ import io
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -42,7 +42,6 @@ RAW_FOLDERS = {
     "avss": ("", "{part}", "{split}", "{part}/{video}"),
 }
 SOURCE_COLUMN = "vid"  # of AVSS: the video that a clip was cut from
-Listing = Callable[[Path], Mapping[str, str]]  # paths of the videos in a folder by name
 AUDIBLE = 2.0**-15  # least peak, of full scale 1, that 16 bits tell from silence
 
 
@@ -234,12 +233,10 @@ def _write_missing(clip: RawClip) -> None:
         write_file(pickle_file, pickled)
 
 
-def _find_video(raw: Path, subset: str, names: dict[str, str], is_only_clip: bool, listing: Listing) -> str:
-    """The video of a clip; by the name of its source too, unless several clips are cut from that."""
+def _places(raw: Path, subset: str, names: dict[str, str], is_only_clip: bool) -> list[tuple[Path, str]]:
+    """Folders and names of a clip's video; by the name of its source too, unless several clips are cut from that."""
     called = [names["video"], *([names["source"]] if names["source"] and is_only_clip else [])]
-    places = [(raw / folder.format(**names), name) for name in called for folder in RAW_FOLDERS[subset]]
-    found = next(filter(None, (listing(folder).get(name) for folder, name in places)), None)
-    return found or str(places[0][0] / f"{places[0][1]}{VIDEO_SUFFIXES[0]}")
+    return [(raw / folder.format(**names), name) for name in called for folder in RAW_FOLDERS[subset]]
 
 
 def _files_by_name(folder: Path) -> dict[str, str]:
@@ -258,16 +255,28 @@ def list_raw_clips(
 ) -> list[RawClip]:
     """The clips that a csv names, each once; see :func:`extract_avsbench`."""
     layout, raw, csv_file = choose(LAYOUTS, subset, "subset"), Path(raw), Path(csv_file)
-    rows = list(read_rows(csv_file, layout, source=SOURCE_COLUMN).values())
+    rows = read_rows(csv_file, layout, source=SOURCE_COLUMN)
     clips_of: dict[str, set[str]] = {}
-    for names in rows:
-        check_row(csv_file, layout, names)
-        check_row(csv_file, layout, names | {"video": names["source"] or names["video"]})
+    clips_at: dict[tuple[Path, str], set[str]] = {}
+    for line, names in rows.items():
+        check_row(csv_file, line, layout, names)
+        check_row(csv_file, line, layout, names | {"video": names["source"] or names["video"]})
         clips_of.setdefault(names["source"], set()).add(names["video"])
+    listed = [
+        (names, _places(raw, subset, names, len(clips_of[names["source"]]) == 1), layout.clip_id(names))
+        for names in rows.values()
+    ]
+    for _, places, clip in listed:
+        for place in places:
+            clips_at.setdefault(place, set()).add(clip)
     side = FRAME_SIZES[subset] if size is None else size
     clips, listing = {}, cache(_files_by_name)
-    for names in rows:
-        video_file = _find_video(raw, subset, names, len(clips_of[names["source"]]) == 1, listing)
+    for names, places, _ in listed:
+        # A video that lies where several clips of one name look for theirs may be any clip's.
+        own_places = [(folder, name) for folder, name in places if len(clips_at[folder, name]) == 1]
+        found = next(filter(None, (listing(folder).get(name) for folder, name in own_places)), None)
+        folder, name = places[0]
+        video_file = found or str(folder / f"{name}{VIDEO_SUFFIXES[0]}")
         record = layout.record(Path(root), **{name: names[name] for name in ("video", "category", "split", "part")})
         clips[record["audio_file"]] = RawClip(record, video_file, side, log_mel)
     return list(clips.values())

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from detectron2.config import CfgNode
-from detectron2.data import get_detection_dataset_dicts
 from detectron2.evaluation import DatasetEvaluator, inference_context, inference_on_dataset
 from torch import nn
 
 from transavs.data.audio_conditions import apply_audio_condition
+from transavs.data.build import load_records
 from transavs.data.dataset_mapper import AVSDatasetMapper
 from transavs.modeling.test_time_augmentation import AVSWithTTA
 from transavs.utils.precision import autocast, find_precision
@@ -22,7 +22,7 @@ def check_test_sets(cfg: CfgNode, names: Sequence[str], conditions: Sequence[str
     """
     mapper = AVSDatasetMapper(cfg, is_train=False)
     for name in names:
-        records = get_detection_dataset_dicts(name, filter_empty=False)
+        records = load_records([name])
         for condition in conditions:
             first = apply_audio_condition(records, condition)[0]
             if cfg.DATALOADER.ON_BROKEN_CLIP == "stop":

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog, build_detection_test_loader, get_detection_dataset_dicts
+from detectron2.data import MetadataCatalog, build_detection_test_loader
 from detectron2.engine import DefaultTrainer, EvalHook, HookBase, TrainerBase, create_ddp_model
 from detectron2.engine.hooks import PreciseBN
 from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators, print_csv_format
@@ -23,7 +23,14 @@ from transavs.checkpoint.checkpointer import AVSCheckpointer
 from transavs.checkpoint.load import without_starting_weights
 from transavs.checkpoint.versions import version_changes
 from transavs.data.audio_conditions import AUDIO_CONDITIONS, NEGATIVE_AUDIO, NegativeAudio, apply_audio_condition
-from transavs.data.build import ReadableClips, SeededClipDataset, build_train_loader, clip_or_error, start_worker
+from transavs.data.build import (
+    ReadableClips,
+    SeededClipDataset,
+    build_train_loader,
+    clip_or_error,
+    load_records,
+    start_worker,
+)
 from transavs.data.dataset_mapper import AVSDatasetMapper
 from transavs.data.front_ends import find_front_end
 from transavs.engine.evaluation import check_test_sets, evaluate
@@ -44,6 +51,7 @@ from transavs.engine.writers import WandbWriter, forget_wandb_run
 from transavs.evaluation.avs_evaluator import AVSEvaluator
 from transavs.evaluation.prediction_writer import PredictionWriter
 from transavs.evaluation.results import LEFT_OUT, combined_scores, results_table, write_results
+from transavs.evaluation.scores import Scores
 from transavs.modeling.activation_checkpoint import checkpoint_activations
 from transavs.modeling.compilation import compile_network
 from transavs.modeling.transavs.criterion import AVSCriterion
@@ -254,7 +262,7 @@ class AVSTrainer(DefaultTrainer):
     def build_train_loader(self, cfg: CfgNode, start_iter: int = 0) -> Any:
         """Loader of DATASETS.TRAIN, with this run's seed, that goes on where iteration ``start_iter`` stands."""
         seed = self._random_numbers.seed
-        dataset = get_detection_dataset_dicts(cfg.DATASETS.TRAIN, filter_empty=False)
+        dataset = load_records(cfg.DATASETS.TRAIN)
         share, kinds = cfg.INPUT.NEGATIVE_AUDIO_PROB, cfg.INPUT.NEGATIVE_AUDIO
         negative_audio = NegativeAudio(dataset, kinds, share) if share > 0 else None
         mapper = AVSDatasetMapper(cfg, is_train=True, negative_audio=negative_audio)
@@ -270,7 +278,7 @@ class AVSTrainer(DefaultTrainer):
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str, condition: str = "true") -> Any:
         """Build the loader of one test set with the audio that ``condition`` (a key of AUDIO_CONDITIONS) says."""
-        dataset = apply_audio_condition(get_detection_dataset_dicts(dataset_name, filter_empty=False), condition)
+        dataset = apply_audio_condition(load_records([dataset_name]), condition)
         mapper: Any = AVSDatasetMapper(cfg, is_train=False)
         skip_broken = cfg.DATALOADER.ON_BROKEN_CLIP == "skip"
         if skip_broken:
@@ -305,7 +313,7 @@ class AVSTrainer(DefaultTrainer):
     def test(cls, cfg: CfgNode, model: nn.Module, evaluators: Any = None) -> dict[str, Any]:
         """Evaluate on every set of DATASETS.TEST under every one of TEST.AUDIO_CONDITIONS.
 
-        Writes ``results.json``, ``results.md`` and ``figure.png`` into OUTPUT_DIR.
+        Writes ``results.json``, ``groups.json``, ``results.md`` and ``figure.png`` into OUTPUT_DIR.
 
         Args:
             cfg: the configuration.
@@ -322,16 +330,16 @@ class AVSTrainer(DefaultTrainer):
             if evaluators is not None:
                 results[name] = evaluate(cfg, model, cls.build_test_loader(cfg, name), evaluators[index])
                 continue
-            merged: dict[str, Any] = {}
-            results[name] = merged
-            for condition in cfg.TEST.AUDIO_CONDITIONS:
+            scores: dict[str, list[dict[str, float]]] = {}
+            for condition in dict.fromkeys(cfg.TEST.AUDIO_CONDITIONS):
                 loader = cls.build_test_loader(cfg, name, condition)
                 found = evaluate(cfg, model, loader, cls.build_evaluator(cfg, name, condition))
                 left_out = sum(map(len, comm.gather(getattr(loader, "left_out", []))))
                 if left_out and comm.is_main_process():
                     found["sem_seg"][f"{LEFT_OUT}{AUDIO_CONDITIONS[condition]}"] = left_out
                 for task, values in found.items():
-                    merged.setdefault(task, OrderedDict()).update(values)
+                    scores.setdefault(task, []).append(values)
+            results[name] = merged = {task: Scores.merged(parts) for task, parts in scores.items()}
             for values in merged.values():
                 values.update(combined_scores(values))
             if comm.is_main_process():

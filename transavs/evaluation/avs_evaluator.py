@@ -1,6 +1,5 @@
 """detectron2 evaluator of sounding-object masks."""
 
-import itertools
 import logging
 from collections import Counter
 from collections.abc import Sequence
@@ -13,12 +12,15 @@ from torch import Tensor
 
 from transavs.data.repairs import counts_told
 from transavs.evaluation.clip_metrics import ClipMetrics, evaluate_clip, summarize
+from transavs.evaluation.clip_store import ClipStore
+from transavs.evaluation.scores import Scores
 
 
 class AVSEvaluator(DatasetEvaluator):
     """Scores of the labeled frames: those of :func:`transavs.evaluation.clip_metrics.summarize`.
 
-    Each clip is scored by itself, so batches, order and the split over ranks do not change the result.
+    Each clip is scored by itself, so batches, order and the split over ranks do not change the result. F_batch4 alone
+    depends on the order of the data set, which the clips' ``index`` tells.
     """
 
     def __init__(self, class_names: Sequence[str], suffix: str = "", is_negative: bool = False):
@@ -31,22 +33,26 @@ class AVSEvaluator(DatasetEvaluator):
         self.class_names = class_names
         self.suffix = suffix
         self.is_negative = is_negative
-        self._clips: dict[str, ClipMetrics] = {}
-        self._repairs: Counter[str] = Counter()
+        self.reset()
 
     def reset(self) -> None:
-        self._clips, self._repairs = {}, Counter()
+        self._clips = ClipStore[ClipMetrics]()
+        self._repairs: Counter[str] = Counter()
 
     def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Tensor]]) -> None:
         """
         Args:
-            inputs: clips with ``video_id``, ``masks`` (L, H, W), ``labeled_frames`` (L,) and perhaps ``category``.
+            inputs: clips with ``video_id``, ``masks`` (L, H, W), ``labeled_frames`` (L,) and perhaps ``category`` and
+                ``index``, the place in the data set; see :class:`transavs.evaluation.clip_store.ClipStore`.
             outputs: ``sem_seg`` (T, K, H, W) probabilities of each; K may exceed the data set's classes.
+
+        Raises:
+            AVSInputError: two clips have the same ``video_id``.
         """
         for clip, output in zip(inputs, outputs, strict=True):
             self._repairs.update(clip.get("repairs", ()))
             sem_seg = output["sem_seg"][clip["labeled_frames"].to(output["sem_seg"].device)]
-            self._clips[clip["video_id"]] = evaluate_clip(
+            metrics = evaluate_clip(
                 foreground_probabilities(sem_seg),
                 best_classes(sem_seg),
                 clip["masks"].to(sem_seg.device),
@@ -54,18 +60,21 @@ class AVSEvaluator(DatasetEvaluator):
                 category=clip.get("category", ""),
                 is_negative=self.is_negative,
             )
+            self._clips.add(clip, metrics)
 
-    def evaluate(self) -> dict[str, dict[str, float]] | None:
-        """``{"sem_seg": {"J": ..., "F": ..., ...}}`` in percent on the main process, None on others."""
+    def evaluate(self) -> dict[str, Scores] | None:
+        """``{"sem_seg": {"J": ..., "F": ..., ...}}`` in percent on the main process, None on others.
+
+        Raises:
+            AVSInputError: no clip was scored, or two have the same ``video_id``.
+        """
         comm.synchronize()
-        gathered, repairs = comm.gather(self._clips), comm.gather(self._repairs)
-        if not comm.is_main_process():
+        clips, repairs = self._clips.gather(), comm.gather(self._repairs)
+        if clips is None:
             return None
         if told := counts_told(sum(repairs, Counter())):
             logging.getLogger(__name__).warning("of the clips that were scored, %s", told)
-        clips = dict(itertools.chain.from_iterable(part.items() for part in gathered))
-        found = summarize(clips, self.class_names)
-        return {"sem_seg": {f"{name}{self.suffix}": value for name, value in found.items()}}
+        return {"sem_seg": summarize(clips, self.class_names).under(self.suffix)}
 
 
 def best_classes(sem_seg: Tensor) -> Tensor:

@@ -4,8 +4,8 @@ Shape legend: T labeled frames, H x W pixels, K classes of the data set, L thres
 """
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -20,10 +20,15 @@ from transavs.evaluation.metrics import (
     fscore_curves,
     semantic_frame_scores,
 )
+from transavs.evaluation.scores import CATEGORY, CLASS, FRAMES, GroupScore, Scores
 from transavs.media.images import connected_objects
+from transavs.utils.errors import AVSInputError
 
+BATCH = 4  # clips in a batch of AVSBench's test scripts
 # Sounding area as a share of the frame, from the first up to the second.
 SIZES = {"small": (0.0, 0.05), "medium": (0.05, 0.2), "large": (0.2, math.inf)}
+ONE, SEVERAL, EMPTY = "one", "several", "empty"  # number of things that sound in a frame
+FRAME_GROUPS = (*SIZES, ONE, SEVERAL, EMPTY)
 
 
 @dataclass(frozen=True)
@@ -84,71 +89,99 @@ def _count_parts(mask: Tensor) -> int:
     return int(connected_objects(mask.cpu().numpy(), max_objects=mask.numel()).max())
 
 
-def summarize(clips: Mapping[str, ClipMetrics], class_names: Sequence[str]) -> dict[str, float]:
-    """All metrics in percent, by name; README's "Evaluate" says what each means.
-
-    The order of the clips does not matter.
+def summarize(clips: Mapping[str, ClipMetrics], class_names: Sequence[str]) -> Scores:
+    """All metrics in percent; docs/metrics.md says what each means.
 
     Args:
-        clips: by name, at least one.
+        clips: by name, in the order of the data set's csv, on which F_batch4 alone depends.
         class_names: background first; more than two make it semantic segmentation.
+
+    Raises:
+        AVSInputError: there is no clip.
     """
+    if not clips:
+        raise AVSInputError("no clip was scored: check that the data set lists clips and that they can be read")
     ordered = [clips[name] for name in sorted(clips)]
     names = ("jaccard", "fscore", "true_share", "true_parts", "false_share")
     frames = {name: torch.cat([getattr(clip, name) for clip in ordered]) for name in names}
     sounding = ~frames["fscore"].isnan()
     areas = torch.stack([clip.areas for clip in ordered]).sum(0)
-    curve = torch.stack([clip.curve for clip in ordered]).sum(0) / sounding.sum().clamp(min=1)
-    found = _clip_means(ordered) | {
-        "F_curve": curve.max().item(),
+    values = _clip_means(ordered) | {
+        f"F_batch{BATCH}": _batch_fscore(list(clips.values())),
+        "F_curve": _best_fscore(ordered),
         "F_half": frames["fscore"].nanmean().item() if sounding.any() else 0.0,
         "FPR": frames["false_share"].mean().item(),
     }
-    found["mIoU_set"], found["mF_set"] = dataset_scores(areas)
-    for size, (least, below) in SIZES.items():
-        of_size = sounding & (frames["true_share"] >= least) & (frames["true_share"] < below)
-        found |= _group(f"J-{size}", frames["jaccard"][of_size])
-    found |= _group("J-one", frames["jaccard"][sounding & (frames["true_parts"] == 1)])
-    found |= _group("J-several", frames["jaccard"][sounding & (frames["true_parts"] > 1)])
-    found |= _group("J-empty", frames["jaccard"][~sounding])
+    values["mIoU_set"], values["mF_set"] = dataset_scores(areas)
+    groups = list(_over_frames(frames, sounding))
     if len(class_names) > 2:
-        found |= _over_classes(torch.stack([clip.semantic for clip in ordered]).sum(0), class_names)
+        sums = torch.stack([clip.semantic for clip in ordered]).sum(0)
+        values |= _over_classes(sums)
+        groups += _by_class(sums, class_names)
     else:
         iou, fscore = class_scores(areas)
-        found |= {"J_set": iou[1].nan_to_num().item(), "F_set": fscore[1].nan_to_num().item()}
-        found |= _by_category(ordered)
-    return {name: 100 * value for name, value in found.items()}
+        values |= {"J_set": iou[1].nan_to_num().item(), "F_set": fscore[1].nan_to_num().item()}
+        groups += _by_category(ordered)
+    percent = [replace(score, value=100 * score.value) for score in groups]
+    return Scores({name: 100 * value for name, value in values.items()} | flat_names(percent), percent)
 
 
-def _clip_means(clips: Sequence[ClipMetrics], of: str = "") -> dict[str, float]:
-    """J and F, each clip's own value averaged over clips; F is 0 for a clip in which nothing ever sounds."""
-    jaccard = [clip.jaccard.mean() for clip in clips]
-    fscore = [clip.curve.max() / (~clip.fscore.isnan()).sum().clamp(min=1) for clip in clips]
-    # fsum is exact, so the order of the clips cannot show in the last digits.
+def flat_names(groups: Sequence[GroupScore]) -> dict[str, float]:
+    """Values by names such as "J-small" and "J-dog". A category that is called as a group of frames is left out."""
     return {
-        f"{name}{of}": math.fsum(value.item() for value in values) / len(clips)
-        for name, values in (("J", jaccard), ("F", fscore))
+        f"{score.metric}-{score.group}": score.value
+        for score in groups
+        if score.kind != CATEGORY or score.group not in FRAME_GROUPS
     }
 
 
-def _group(name: str, values: Tensor) -> dict[str, float]:
-    return {name: values.mean().item()} if len(values) else {}
+def _clip_means(clips: Sequence[ClipMetrics]) -> dict[str, float]:
+    """J and F, each clip's own value averaged over clips; F is 0 for a clip in which nothing ever sounds."""
+    jaccard = [clip.jaccard.mean().item() for clip in clips]
+    fscore = [_best_fscore([clip]) for clip in clips]
+    # fsum is exact, so the order of the clips cannot show in the last digits.
+    return {"J": math.fsum(jaccard) / len(clips), "F": math.fsum(fscore) / len(clips)}
 
 
-def _by_category(clips: Sequence[ClipMetrics]) -> dict[str, float]:
+def _best_fscore(clips: Sequence[ClipMetrics]) -> float:
+    """AVSBench's M_F of one batch: F at the threshold that suits its frames best; 0 where nothing sounds in any."""
+    frames = sum(int((~clip.fscore.isnan()).sum()) for clip in clips)
+    return float(torch.stack([clip.curve for clip in clips]).sum(0).max()) / max(frames, 1)
+
+
+def _batch_fscore(clips: Sequence[ClipMetrics]) -> float:
+    """AVSBench's M_F in batches of BATCH clips, as its test scripts take it; a smaller last one counts alike."""
+    batches = [clips[start : start + BATCH] for start in range(0, len(clips), BATCH)]
+    return math.fsum(map(_best_fscore, batches)) / len(batches)
+
+
+def _over_frames(frames: Mapping[str, Tensor], sounding: Tensor) -> Iterator[GroupScore]:
+    """J of the frames in which the sounding area has a certain size, in which one thing sounds, several, or nothing."""
+    share, parts = frames["true_share"], frames["true_parts"]
+    chosen = {size: sounding & (share >= least) & (share < below) for size, (least, below) in SIZES.items()}
+    chosen |= {ONE: sounding & (parts == 1), SEVERAL: sounding & (parts > 1), EMPTY: ~sounding}
+    for group, is_in in chosen.items():
+        if is_in.any():
+            yield GroupScore(FRAMES, group, "J", frames["jaccard"][is_in].mean().item())
+
+
+def _by_category(clips: Sequence[ClipMetrics]) -> Iterator[GroupScore]:
     """J and F of each category, where there are several."""
     names = sorted({clip.category for clip in clips})
-    if len(names) < 2:
-        return {}
-    found: dict[str, float] = {}
-    for name in names:
-        found |= _clip_means([clip for clip in clips if clip.category == name], f"-{name}")
-    return found
+    for name in names if len(names) > 1 else ():
+        means = _clip_means([clip for clip in clips if clip.category == name])
+        yield from (GroupScore(CATEGORY, name, metric, value) for metric, value in means.items())
 
 
-def _over_classes(sums: Tensor, class_names: Sequence[str]) -> dict[str, float]:
-    """Means over all classes (a class that never appears counts as 0), ``_fg`` over all but background, and each."""
+def _over_classes(sums: Tensor) -> dict[str, float]:
+    """Means over all classes (a class that never appears counts as 0), and ``_fg`` over all but background."""
     iou, fscore = sums[:2] / sums[2].clamp(min=1)
     found = {"mIoU": iou.mean().item(), "mF": fscore.mean().item()}
-    found |= {"mIoU_fg": iou[1:].mean().item(), "mF_fg": fscore[1:].mean().item()}
-    return found | {f"IoU-{n}": v for n, v, c in zip(class_names, iou.tolist(), sums[2], strict=True) if c > 0}
+    return found | {"mIoU_fg": iou[1:].mean().item(), "mF_fg": fscore[1:].mean().item()}
+
+
+def _by_class(sums: Tensor, class_names: Sequence[str]) -> Iterator[GroupScore]:
+    """IoU of each class that is predicted or true anywhere."""
+    for name, iou, count in zip(class_names, sums[0].tolist(), sums[2].tolist(), strict=True):
+        if count > 0:
+            yield GroupScore(CLASS, name, "IoU", iou / count)

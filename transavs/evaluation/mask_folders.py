@@ -13,6 +13,7 @@ from tqdm import tqdm
 from transavs.data.avsbench import IGNORED_ID
 from transavs.evaluation.clip_metrics import ClipMetrics, evaluate_clip, summarize
 from transavs.evaluation.metrics import THRESHOLD
+from transavs.evaluation.scores import Scores
 from transavs.media.images import open_image, read_mask, readable
 from transavs.utils.errors import AVSInputError, choose
 from transavs.utils.limits import MAX_SIDE
@@ -62,7 +63,7 @@ def score_mask_folders(
     class_names: Sequence[str],
     size: int = 0,
     only: Collection[Path] | None = None,
-) -> dict[str, float]:
+) -> Scores:
     """All metrics in percent, by name; those of :func:`transavs.evaluation.clip_metrics.summarize`.
 
     Files of one folder are the frames of one clip. Every ground truth needs a prediction at the same path; other files
@@ -74,7 +75,8 @@ def score_mask_folders(
         setting: key of SETTINGS.
         class_names: background first.
         size: side to resize both to before scoring; 0 keeps them as they are, of one size.
-        only: the ground truth's files to score, such as those of a split; None for all in the folder.
+        only: the ground truth's files to score, such as those of a split, in the order of its clips; None for all in
+            the folder, in the order of their paths. F_batch4 depends on it.
 
     Raises:
         AVSInputError: a folder or file is missing, broken or of another size; or there is no such setting or size.
@@ -99,7 +101,9 @@ def score_mask_folders(
             name: _score_folder(chosen, [(pred / path.relative_to(gt), path) for path in paths], class_names, size)
             for name, paths in progress
         }
-    return summarize(scored, class_names)
+    places = {path: place for place, path in enumerate(only or ())}
+    ordered = sorted(scored, key=lambda name: places.get(clips[name][0], 0))
+    return summarize({name: scored[name] for name in ordered}, class_names)
 
 
 def _score_folder(

@@ -1,6 +1,5 @@
 """detectron2 evaluator that keeps predictions as files."""
 
-import itertools
 import json
 import os
 from collections.abc import Sequence
@@ -13,6 +12,7 @@ from detectron2.utils import comm
 from torch import Tensor
 
 from transavs.evaluation.avs_evaluator import best_classes, foreground_probabilities
+from transavs.evaluation.clip_store import ClipStore
 from transavs.media.images import coco_annotation, coco_categories
 from transavs.utils.atomic_files import write_file, write_image
 from transavs.utils.command_line import check_outputs
@@ -52,11 +52,11 @@ class PredictionWriter(DatasetEvaluator):
         if unknown := set(formats) - set(FORMATS):
             raise AVSInputError(f"TEST.SAVE_PREDICTIONS holds {sorted(unknown)}: choose from {', '.join(FORMATS)}")
         self.folder, self.formats, self.class_names = Path(folder), formats, class_names
-        self._frames: dict[str, list[dict[str, Any]]] = {}
-        self._written: set[Path] = set()
+        self.reset()
 
     def reset(self) -> None:
-        self._frames, self._written = {}, set()
+        self._frames = ClipStore[list[dict[str, Any]]]()
+        self._written: set[Path] = set()
 
     def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Tensor]]) -> None:
         """Takes what :class:`AVSEvaluator` takes, with ``file_names``, ``mask_file_names`` and ``mask_root``."""
@@ -65,7 +65,7 @@ class PredictionWriter(DatasetEvaluator):
             ids = best_classes(sem_seg).byte().cpu().numpy()
             names = [os.path.relpath(path, clip["mask_root"]) for path in clip["mask_file_names"]]
             if {"rle", "coco"} & set(self.formats):
-                self._frames[clip["video_id"]] = self._encode(clip, names, ids)
+                self._frames.add(clip, self._encode(clip, names, ids))
             if "png" in self.formats:
                 self._write("png", clip, names, ids * WHITE if len(self.class_names) == 2 else ids)
             if "probabilities" in self.formats:
@@ -108,10 +108,9 @@ class PredictionWriter(DatasetEvaluator):
         self._remove_earlier()
         if not {"rle", "coco"} & set(self.formats):
             return
-        gathered = comm.gather(self._frames)
-        if not comm.is_main_process():
+        clips = self._frames.gather()
+        if clips is None:
             return
-        clips = dict(itertools.chain.from_iterable(part.items() for part in gathered))
         frames = [frame for name in sorted(clips) for frame in clips[name]]
         if "rle" in self.formats:
             codes = [
@@ -124,7 +123,7 @@ class PredictionWriter(DatasetEvaluator):
             write_file(self.folder / COCO_NAME, json.dumps(self._coco_dataset(frames)))
 
     def _coco_dataset(self, frames: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        shared = os.path.commonpath([os.path.dirname(frame["image"]) for frame in frames])
+        shared = os.path.commonpath([os.path.dirname(frame["image"]) for frame in frames]) if frames else ""
         images: list[dict[str, Any]] = []
         annotations: list[dict[str, Any]] = []
         for number, frame in enumerate(frames, start=1):

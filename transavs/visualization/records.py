@@ -31,21 +31,28 @@ def load_records(dataset: str, condition: str = "true") -> list[Record]:
 def pick_records(records: Sequence[Record], clips: Sequence[str], number: int = 1) -> list[Record]:
     """The records with the ``video_id`` that ``clips`` name; where they name none, ``number`` of all, evenly spread.
 
-    Data sets are sorted by category, so the first ones would show one category alone.
+    Data sets are sorted by category, so the first ones would show one category alone. The name of a clip's video does
+    as well where no other clip has a video of that name.
 
     Raises:
-        AVSInputError: there is no such clip, or no clip is asked for.
+        AVSInputError: there is no such clip, several clips have that name, or no clip is asked for.
     """
     if not clips and number < 1:
         raise AVSInputError(f"{number} clips make no figure: ask for one or more")
     if not clips:
         places = np.linspace(0, len(records) - 1, min(number, len(records))).round().astype(int)
         return [records[place] for place in places]
-    by_name = {record["video_id"]: record for record in records}
+    by_id = {record["video_id"]: record for record in records}
+    chosen = []
     for clip in clips:
-        if clip not in by_name:
-            raise AVSInputError(f"there is no clip '{clip}': name others, such as {', '.join([*by_name][:EXAMPLES])}")
-    return [by_name[clip] for clip in clips]
+        named = [by_id[clip]] if clip in by_id else [record for record in records if record.get("video") == clip]
+        if not named:
+            raise AVSInputError(f"there is no clip '{clip}': name others, such as {', '.join([*by_id][:EXAMPLES])}")
+        if len(named) > 1:
+            ids = ", ".join([record["video_id"] for record in named][:EXAMPLES])
+            raise AVSInputError(f"{len(named)} clips are called '{clip}': name one of them, such as {ids}")
+        chosen += named
+    return chosen
 
 
 def distinct_names(paths: Sequence[Path], given: Sequence[str], short: Callable[[Path], str]) -> list[str]:

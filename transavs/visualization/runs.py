@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from transavs.data.audio_conditions import AUDIO_CONDITIONS
-from transavs.evaluation.clip_metrics import SIZES
-from transavs.evaluation.results import RESULTS_NAME, breakdown
+from transavs.evaluation.results import GROUPS_NAME, RESULTS_NAME
+from transavs.evaluation.scores import FRAMES
 from transavs.utils.errors import AVSInputError
 from transavs.visualization.charts import Curve
 
 METRICS_NAME = "metrics.json"
+GROUP_METRICS = ("J", "F", "IoU")
 USUAL_CURVES = ("total_loss", "val/sem_seg/J", "sem_seg/J")
 
 
@@ -83,6 +84,30 @@ def numbers_of(values: Mapping[str, Any]) -> dict[str, float]:
     return {name: value for name, value in values.items() if isinstance(value, int | float)}
 
 
+def read_groups(run: Path, metric: str, audio: str, dataset: str | None = None) -> dict[str, float]:
+    """A metric of each category or class in a run's groups.json; ``dataset`` says of which test set, where several are.
+
+    Raises:
+        AVSInputError: there is no such file, it is broken, or does not have that one test set.
+    """
+    path = run / GROUPS_NAME
+    try:
+        rows = [dict(row) for row in json.loads(_read(path))]
+        datasets = dict.fromkeys(str(row["dataset"]) for row in rows)
+        if dataset not in datasets and len(datasets) > 1:
+            raise AVSInputError(f"{path} has the test sets {', '.join(datasets)}: choose one with --dataset")
+        return {
+            str(row["group"]): float(row["value"])
+            for row in rows
+            if (row["metric"], row["audio"]) == (metric, audio) and row["kind"] != FRAMES
+            if len(datasets) == 1 or row["dataset"] == dataset
+        }
+    except AVSInputError:
+        raise
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise AVSInputError(f"{path} cannot be read as results ({error}): evaluate the model again") from error
+
+
 def collect_categories(
     runs: Mapping[str, Path], metric: str, dataset: str | None = None
 ) -> dict[str, dict[str, float]]:
@@ -91,20 +116,19 @@ def collect_categories(
     Args:
         runs: folders by name.
         metric: "J", "F" or "IoU", with the suffix of an audio condition ("J_silence") or without.
-        dataset: see :func:`read_results`.
+        dataset: name of the test set, where runs have several.
 
     Raises:
         AVSInputError: a run has no results, or none of this metric by category.
     """
-    base, underscore, condition = metric.partition("_")
-    suffix = underscore + condition
+    names = {f"{base}{suffix}": (base, audio) for base in GROUP_METRICS for audio, suffix in AUDIO_CONDITIONS.items()}
+    base, audio = names.get(metric, (metric, "true"))
     found: dict[str, dict[str, float]] = {}
     for name, run in runs.items():
-        groups = breakdown(read_results(run, dataset), suffix) if suffix in AUDIO_CONDITIONS.values() else {}
-        values = {group: of[base] for group, of in groups.items() if base in of and group not in (*SIZES, "empty")}
+        values = read_groups(run, base, audio, dataset)
         if not values:
             raise AVSInputError(
-                f"{run / RESULTS_NAME} has no {metric} by category: choose J or F (S4), IoU (AVSS), or evaluate anew"
+                f"{run / GROUPS_NAME} has no {metric} by category: choose J or F (S4), IoU (AVSS), or evaluate anew"
             )
         for group in sorted(values, key=values.__getitem__, reverse=True):
             found.setdefault(group, {})[name] = values[group]
@@ -113,5 +137,7 @@ def collect_categories(
 
 def _read(path: Path) -> str:
     if not path.is_file():
-        raise AVSInputError(f"{path} does not exist: name the folder of a run (OUTPUT_DIR) that has one")
+        hint = "name the folder of a run (OUTPUT_DIR) that has one"
+        made_later = path.name == GROUPS_NAME and path.with_name(RESULTS_NAME).is_file()
+        raise AVSInputError(f"{path} does not exist: {'evaluate the model again' if made_later else hint}")
     return path.read_text(encoding="utf-8", errors="replace")

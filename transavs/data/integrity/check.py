@@ -84,9 +84,9 @@ def find_trees(root: str | Path, subsets: Sequence[str] = ()) -> list[Tree]:
 
 def _good_rows(tree: Tree, rows: dict[int, dict[str, str]], findings: list[Finding]) -> dict[int, dict[str, str]]:
     """The rows, by line, that name a clip which can be looked at."""
-    layout, good, lines = LAYOUTS[tree.subset], {}, dict[tuple[str, str], int]()
+    layout, good, lines = LAYOUTS[tree.subset], {}, dict[str, int]()
     for line, names in rows.items():
-        path, clip = f"{tree.meta}:{line}", (names["part"], names["video"])
+        path, clip = f"{tree.meta}:{line}", layout.clip_id(names)
         if not names["video"]:
             findings.append(Finding("clip-unnamed", path, "names no clip"))
         elif names["split"] not in SPLITS:
@@ -97,9 +97,7 @@ def _good_rows(tree: Tree, rows: dict[int, dict[str, str]], findings: list[Findi
         elif unsafe := layout.unsafe_name(names):
             findings.append(Finding("clip-name", path, f"names {unsafe!r}, which leads out of the data set"))
         elif clip in lines:
-            findings.append(
-                Finding("clip-duplicate", path, f"names {names['video']} again, as line {lines[clip]} does")
-            )
+            findings.append(Finding("clip-duplicate", path, f"names {clip} again, as line {lines[clip]} does"))
         else:
             good[line], lines[clip] = names, line
     return good
@@ -112,11 +110,15 @@ def source_video(clip: str) -> str:
 
 
 def _find_leaks(tree: Tree, rows: dict[int, dict[str, str]]) -> Iterator[Finding]:
-    """Source videos with clips in several splits, told once each, where the second split comes up."""
-    first_lines: dict[str, dict[str, int]] = {}  # by source video and split
+    """Source videos with clips in several splits, told once each, where the second split comes up.
+
+    A YouTube video is one wherever its name stands; other names are compared within a category.
+    """
+    first_lines: dict[tuple[str, str], dict[str, int]] = {}  # by source video and split
     for line, names in rows.items():
-        first_lines.setdefault(source_video(names["video"]), {}).setdefault(names["split"], line)
-    for source, lines in first_lines.items():
+        scope = "" if YOUTUBE_CLIP.fullmatch(names["video"]) else names["category"]
+        first_lines.setdefault((scope, source_video(names["video"])), {}).setdefault(names["split"], line)
+    for (_, source), lines in first_lines.items():
         if len(lines) > 1:
             message = f"is of source video {source}, which has clips in {' and '.join(lines)}"
             yield Finding("source-leak", f"{tree.meta}:{sorted(lines.values())[1]}", message)
@@ -161,18 +163,22 @@ def _count_classes(tree: Tree, findings: list[Finding]) -> int:
 
 def _find_orphans(tree: Tree, rows: Iterable[dict[str, str]]) -> Iterator[Finding]:
     """Folders and files of clips that the csv does not name."""
-    layout, known = LAYOUTS[tree.subset], {names["video"] for names in rows}
-    found: dict[Path, str] = {}
+    layout, rows = LAYOUTS[tree.subset], list(rows)
+    orphans: set[Path] = set()
     for template in filter(None, (layout.frames, layout.masks, layout.audio, layout.log_mel)):
         folder, _, rest = template.partition("{video}")
         end = rest.partition("/")[0]  # ".wav" of a file, "" of a folder
+        known = {
+            tree.root / f"{folder.format(**names | {'split': split})}{names['video']}{end}"
+            for names in rows
+            for split in SPLITS  # a clip of another split than the csv has it in is told as missing there
+        }
         for part in layout.num_frames:
             for split in SPLITS:
                 pattern = folder.format(part=part, split=split, category="*") + f"*{end}"
-                found |= {path: path.name.removesuffix(end) for path in tree.root.glob(pattern) if end or path.is_dir()}
-    for path, video in sorted(found.items()):
-        if video not in known:
-            yield Finding("clip-orphan", str(path), f"belongs to a clip that {tree.meta.name} does not name")
+                orphans |= {path for path in tree.root.glob(pattern) if end or path.is_dir()} - known
+    for path in sorted(orphans):
+        yield Finding("clip-orphan", str(path), f"belongs to a clip that {tree.meta.name} does not name")
 
 
 def _look_at_tree(tree: Tree, compare_counts: bool, report: Report) -> list[Clip]:

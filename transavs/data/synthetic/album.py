@@ -5,7 +5,6 @@ The clips of training are made of some of the photographs, backgrounds and secon
 test of the others, as far as there are others.
 """
 
-import csv
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from transavs.data.synthetic.sounds import Soundscape
 from transavs.media.audio_file import SAMPLE_RATE, load_audio, resample
 from transavs.media.images import open_image, readable
 from transavs.utils.errors import AVSInputError
+from transavs.utils.text_files import read_csv
 
 COLUMNS = ("role", "class", "size", "split", "package", "file", "recording")
 ROLES = ("source", "mute", "background")
@@ -78,19 +78,17 @@ def read_table(path: str | Path) -> list[Entry]:
     Raises:
         AVSInputError: the file is missing, no such table, or names no two classes.
     """
-    try:
-        with open(path, newline="", encoding="utf-8") as file:
-            reader = csv.DictReader(file)
-            entries = [Entry(*(row.get(column) or "" for column in COLUMNS)) for row in reader]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise AVSInputError(f"{path} cannot be read as a table of photographs ({error}): name another file") from error
-    for number, entry in enumerate(entries, start=2):
+    entries = []
+    for line, row in read_csv(path)[1].items():
+        row |= {column: row.get(column, "").lower() for column in ("role", "split")}
+        entry = Entry(*(row.get(column, "") for column in COLUMNS))
         good = entry.role in ROLES and entry.split in TABLE_SPLITS and entry.file and SIZE.fullmatch(entry.size)
         if not good or CLASS_SEPARATOR in entry.name or (entry.role == "source") != bool(entry.name):
             raise AVSInputError(
-                f"{path} line {number}: give a role of {', '.join(ROLES)}, a class without {CLASS_SEPARATOR!r} to "
+                f"{path} line {line}: give a role of {', '.join(ROLES)}, a class without {CLASS_SEPARATOR!r} to "
                 "sources alone, a size such as 1.2 or none, a split of train, test or none, and a file"
             )
+        entries.append(entry)
     if len({entry.name for entry in entries} - {""}) < 2:
         raise AVSInputError(f"{path} names fewer than two classes that sound: add rows of role source")
     return entries
