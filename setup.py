@@ -40,7 +40,7 @@ setup(
         "torchvision>=0.21",
         "torchaudio>=2.6",
         "numpy>=1.26",
-        "Pillow>=10",
+        "Pillow>=10.3",
         "opencv-python-headless>=4.8",
         "soundfile>=0.12",
         "av>=14",

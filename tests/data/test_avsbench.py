@@ -162,7 +162,9 @@ def test_class_ids_are_read_as_they_are(tmp_path: Path, mode: str):
     image.save(tmp_path / "mask.png")
     assert np.array_equal(read_mask(str(tmp_path / "mask.png"), "class_ids"), ids)
     Image.fromarray(ids).convert("RGB").save(tmp_path / "mask.png")
-    with pytest.raises(AVSInputError, match=r"mask\.png cannot be read as a mask .*one channel, this one is RGB"):
+    assert np.array_equal(read_mask(str(tmp_path / "mask.png"), "class_ids"), ids)
+    Image.fromarray(np.dstack([ids, ids, 0 * ids])).save(tmp_path / "mask.png")
+    with pytest.raises(AVSInputError, match=r"mask\.png cannot be read as a mask .*one channel.* colors in RGB"):
         read_mask(str(tmp_path / "mask.png"), "class_ids")
 
 

@@ -100,8 +100,9 @@ def shrink(path: Path) -> None:
         image.resize((20, 30), Image.Resampling.NEAREST).save(path)
 
 
-def to_rgb(path: Path) -> None:
-    Image.open(path).convert("RGB").save(path)
+def to_colors(path: Path) -> None:
+    ids = np.array(Image.open(path))
+    Image.fromarray(np.dstack([ids, 0 * ids, ids])).save(path)
 
 
 def to_bits(path: Path) -> None:
@@ -132,7 +133,7 @@ FILE_FAULTS: list[tuple[str, str, str, Callable[[Path], object]]] = [
     ("mask-missing", "avss", "mask", Path.unlink),
     ("mask-empty", "s4", "mask", writes(b"")),
     ("mask-broken", "ms3", "mask", cut),
-    ("mask-broken", "avss", "mask", to_rgb),
+    ("mask-broken", "avss", "mask", to_colors),
     ("mask-size", "s4", "mask", shrink),
     ("mask-size", "avss", "mask", shrink),
     ("mask-values", "ms3", "mask", paints([0, 100, 200])),

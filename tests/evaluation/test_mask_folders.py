@@ -190,6 +190,19 @@ def test_binary_files_need_no_white(tmp_path: Path):
         assert read_probability_map(str(tmp_path / f"{name}.png")).tolist() == mask.tolist(), name
 
 
+def test_hidden_files_are_no_masks_and_suffixes_may_be_capital(tmp_path: Path):
+    mask = np.zeros((8, 8), dtype=np.uint8)
+    mask[:4] = 255
+    for folder in ("pred/clip", "gt/clip", "gt/.cache"):
+        (tmp_path / folder).mkdir(parents=True)
+    for path, levels in {"gt/clip/0.png": mask, "gt/clip/1.PNG": mask, "pred/clip/0.png": mask}.items():
+        Image.fromarray(levels).save(tmp_path / path)
+    Image.fromarray(255 - mask).save(tmp_path / "pred/clip/1.PNG")
+    (tmp_path / "gt/clip/._0.png").write_bytes(b"of a Mac")
+    (tmp_path / "gt/.cache/0.png").write_bytes(b"of a tool")
+    assert score_mask_folders(tmp_path / "pred", tmp_path / "gt", "ms3", BINARY)["J"] == pytest.approx(50, abs=1e-3)
+
+
 def test_one_size_for_both(tmp_path: Path):
     for folder, size in (("pred", 10), ("gt", 20)):
         (tmp_path / folder / "clip").mkdir(parents=True)

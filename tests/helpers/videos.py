@@ -42,6 +42,8 @@ def make_video(
     wave: np.ndarray | None = None,
     image_of: Callable[[int], np.ndarray] | None = None,
     rotation: int = 0,
+    matrix: Sequence[int] = (),
+    pixel_aspect: Fraction = Fraction(1),
     offset: float = 0.0,
     sound: bool = True,
     picture: bool = True,
@@ -56,6 +58,8 @@ def make_video(
         wave: (n,) in place of the beeps.
         image_of: gives uint8 (H, W, 3) by frame number, in place of the red corner.
         rotation: counterclockwise, in degrees, that a player is to turn it by.
+        matrix: a, b, c, d: column x and row y are to be shown in column a x + c y and row b x + d y.
+        pixel_aspect: width over height of a pixel when it is shown.
         offset: of all time stamps, in seconds.
         sound, picture: whether there is such a track.
     """
@@ -67,6 +71,10 @@ def make_video(
             video.codec_context.time_base = clock
             if rotation:
                 video.set_display_rotation(rotation)
+            if matrix:
+                a, b, c, d = (round(factor * 2**16) for factor in matrix)
+                video.set_display_matrix([a, b, 0, c, d, 0, 0, 0, 2**30])
+            video.sample_aspect_ratio = pixel_aspect
         audio = container.add_stream(audio_codec, rate=sample_rate, layout=layout) if sound else None
         if audio is not None:
             heard = beeps(seconds, sample_rate) if wave is None else wave

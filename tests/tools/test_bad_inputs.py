@@ -196,7 +196,7 @@ TOOLS = {
     f"{GRID.replace('grid', 'queries')} --frame 9": "9",
     "tools/visualize.py curves gone --output a.png": "gone/metrics.json",
     f"{CURVES} --output words/a.png": "words/a.png",
-    "tools/visualize.py bars empty --output a.png": "empty/results.json",
+    "tools/visualize.py bars empty --output a.png": "empty/groups.json",
     f"{BENCHMARK} --device cuda:77": "cuda:77",
     f"{BENCHMARK} --rounds 0": "--rounds",
     f"{BENCHMARK} --json gone/a": "gone/a",

@@ -19,7 +19,7 @@ from transavs.utils.tensor_cache import TensorCache
 # Raise the number when what the mapper keeps for the same sources and settings changes. What the libraries decode,
 # resize and transform may change with each of their versions.
 VERSIONS = [
-    1,
+    2,
     *(PIL.__version__, np.__version__, torch.__version__, torchaudio.__version__),
     *(soundfile.__version__, soundfile.__libsndfile_version__),
 ]

@@ -22,7 +22,8 @@ from transavs.evaluation.prediction_writer import WHITE
 from transavs.inference.prediction import FramePrediction, SoundingObject
 from transavs.media.audio_stream import Sound
 from transavs.media.frames import VideoFrame, VideoSource
-from transavs.media.images import coco_annotation, coco_categories, open_image, readable
+from transavs.media.images import coco_annotation, coco_categories
+from transavs.media.pixels import open_image, readable
 from transavs.media.video_writer import VideoWriter, sound_of
 from transavs.utils.atomic_files import finish_partial, partial_path, write_image
 from transavs.utils.errors import AVSInputError
@@ -106,7 +107,12 @@ class OverlayVideo(Output):
         self._strip = RunningStrip(strip_size) if levels is None else LoudnessStrip(levels, video.duration, strip_size)
         self._is_live = levels is None
         self._writer = VideoWriter(
-            path, (height + strip_height, width), video.frame_rate, **sound_of(heard or video), live=self._is_live
+            path,
+            (height + strip_height, width),
+            video.frame_rate,
+            **sound_of(heard or video),
+            pixel_aspect=video.pixel_aspect,
+            live=self._is_live,
         )
         self._video, self._frames = video, frames
         self._held: deque[VideoFrame] = deque()  # that no prediction has decided yet

@@ -14,11 +14,11 @@ from transavs.data.avsbench import IGNORED_ID
 from transavs.evaluation.clip_metrics import ClipMetrics, evaluate_clip, summarize
 from transavs.evaluation.metrics import THRESHOLD
 from transavs.evaluation.scores import Scores
-from transavs.media.images import open_image, read_mask, readable
+from transavs.media.images import read_mask
+from transavs.media.mask_encodings import probabilities
+from transavs.media.pixels import open_image, readable
 from transavs.utils.errors import AVSInputError, choose
 from transavs.utils.limits import MAX_SIDE
-
-WHITE = 255
 
 
 @dataclass(frozen=True)
@@ -32,16 +32,13 @@ class MaskSetting:
 
 
 def read_probability_map(path: str) -> np.ndarray:
-    """float32 (H, W) in [0, 1]: gray levels from black 0 to white 1; a file of nothing but 0 and 1 is a binary mask.
+    """float32 (H, W) in [0, 1], see :func:`transavs.media.mask_encodings.probabilities`.
 
     Raises:
-        AVSInputError: the file is no image.
+        AVSInputError: the file is no such image.
     """
     with readable(path, "a mask", "write the prediction again"), open_image(path) as image:
-        levels = np.asarray(image.convert("L"))
-        if image.mode == "P" or levels.max() <= 1:  # palettes of two colors are binary, whatever the colors
-            return (np.asarray(image) > 0).astype(np.float32)
-    return levels.astype(np.float32) / WHITE
+        return probabilities(image)
 
 
 def read_ids(path: str) -> np.ndarray:
@@ -85,7 +82,7 @@ def score_mask_folders(
     if not 0 <= size <= MAX_SIDE:
         raise AVSInputError(f"the size to score at is {size}: give 0 (as they are) to {MAX_SIDE} pixels")
     clips: dict[str, list[Path]] = {}
-    for path in sorted(gt.rglob("*.png")):
+    for path in _png_files(gt):
         if path in only if only is not None else chosen.folder in ("", path.parent.name):
             clips.setdefault(str(path.parent.relative_to(gt)), []).append(path)
     if not clips:
@@ -104,6 +101,12 @@ def score_mask_folders(
     places = {path: place for place, path in enumerate(only or ())}
     ordered = sorted(scored, key=lambda name: places.get(clips[name][0], 0))
     return summarize({name: scored[name] for name in ordered}, class_names)
+
+
+def _png_files(folder: Path) -> list[Path]:
+    """All below a folder, sorted; hidden files and folders, which some systems leave beside others, are none of it."""
+    files = (path for path in folder.rglob("*") if path.suffix.lower() == ".png")
+    return sorted(path for path in files if not any(part[0] == "." for part in path.relative_to(folder).parts))
 
 
 def _score_folder(

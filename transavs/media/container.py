@@ -85,6 +85,11 @@ def best_streams(container: Any) -> tuple[Any, Any]:
     return picture, sound
 
 
+def pixel_aspect(picture: Any) -> Fraction:
+    """Width over height of a stream's pixels when they are shown, 1 where the file does not say."""
+    return Fraction(picture.sample_aspect_ratio or 1)
+
+
 def like_frames(frames: Iterable[Any]) -> Iterator[Iterator[Any]]:
     """Decoded frames of sound in runs of one form each: what is broadcast may change it on the way."""
     for _, run in groupby(frames, lambda frame: (frame.format.name, frame.layout.name, frame.rate, frame.time_base)):

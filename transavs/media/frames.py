@@ -1,15 +1,15 @@
 """Frames with their times, what gives them together with their sound, and which of them get a mask."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from fractions import Fraction
+from typing import Any, Protocol, runtime_checkable
 
 import av
 import numpy as np
+from av.sidedata.sidedata import Type
 
 from transavs.media.audio_stream import Sound
-
-QUARTER = 90
 
 
 @dataclass(frozen=True)
@@ -31,9 +31,11 @@ class VideoFrame:
         return sum(plane.buffer_size for plane in self._decoded.planes)
 
     def pixels(self) -> np.ndarray:
-        """uint8 (H, W, 3) in RGB, turned as the file asks for; converted when called."""
-        image = self._decoded.to_ndarray(format="rgb24")
-        return np.ascontiguousarray(np.rot90(image, round(self._decoded.rotation / QUARTER)))
+        """uint8 (H, W, 3) in RGB, turned and mirrored as the file asks for; converted when called."""
+        # Threads of FFmpeg do not survive the fork of a worker, which would wait for them.
+        image = self._decoded.to_ndarray(format="rgb24", threads=1)
+        is_swapped, flipped_axes = _orientation(self._decoded)
+        return np.ascontiguousarray(np.flip(image.swapaxes(0, 1) if is_swapped else image, flipped_axes))
 
 
 @runtime_checkable
@@ -43,6 +45,7 @@ class VideoSource(Sound, Protocol):
     Attributes:
         name: for messages.
         height, width: of the upright frames in pixels.
+        pixel_aspect: width over height of a pixel when it is shown.
         frame_rate: frames per second on average.
         duration: in seconds as far as it is known, else 0.
     """
@@ -50,6 +53,7 @@ class VideoSource(Sound, Protocol):
     name: str
     height: int
     width: int
+    pixel_aspect: Fraction
     frame_rate: float
     duration: float
 
@@ -57,10 +61,35 @@ class VideoSource(Sound, Protocol):
         """All frames in the order and at the times at which they are shown."""
 
 
-def upright_size(decoded: av.VideoFrame) -> tuple[int, int]:
-    """(H, W) of a frame when it has been turned as it asks for."""
-    is_turned = round(decoded.rotation / QUARTER) % 2
-    return (decoded.width, decoded.height) if is_turned else (decoded.height, decoded.width)
+def _orientation(decoded: av.VideoFrame) -> tuple[bool, tuple[int, ...]]:
+    """Tell whether a player swaps a frame's rows and columns, and which axes it flips afterwards."""
+    try:
+        found: Mapping[Any, Any] = decoded.side_data
+        matrix = found.get(Type.DISPLAYMATRIX)
+    except ValueError:  # there is other data beside it, of a kind that PyAV does not know: mirrored frames are missed
+        turn = np.deg2rad(decoded.rotation)
+        a, b, c, d = np.cos(turn), -np.sin(turn), np.sin(turn), np.cos(turn)
+    else:
+        if matrix is None:
+            return False, ()
+        # A pixel in column x and row y is shown in column a x + c y and row b x + d y.
+        a, b, _, c, d = (float(factor) for factor in np.frombuffer(matrix, dtype=np.int32, count=5))
+    is_swapped = bool(abs(b) + abs(c) > abs(a) + abs(d))
+    down, right = (b, c) if is_swapped else (d, a)
+    return is_swapped, tuple(axis for axis, factor in enumerate((down, right)) if factor < 0)
+
+
+def upright_shape(decoded: av.VideoFrame, pixel_aspect: Fraction) -> tuple[int, int, Fraction]:
+    """Height, width and aspect of the pixels of a frame when it has been turned as it asks for.
+
+    Args:
+        decoded: the frame.
+        pixel_aspect: width over height of a pixel before.
+    """
+    is_swapped, _ = _orientation(decoded)
+    if is_swapped:
+        return decoded.width, decoded.height, 1 / pixel_aspect
+    return decoded.height, decoded.width, pixel_aspect
 
 
 def sample_frames(

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -70,11 +71,12 @@ class ImageFolder:
         self.sample_rate = self._sound.sample_rate if self._sound else SAMPLE_RATE
         self.channels = self._sound.channels if self._sound else 1
         self.height, self.width = read_frame(str(self._images[0]), "RGB").shape[:2]
+        self.pixel_aspect = Fraction(1)
 
     def frames(self) -> Iterator[VideoFrame]:
         """See :class:`transavs.media.frames.VideoSource`; each is read when its turn comes."""
         for index, path in enumerate(self._images):
-            image = np.ascontiguousarray(read_frame(str(path), "RGB"))
+            image = read_frame(str(path), "RGB")
             yield VideoFrame(index, index / self.frame_rate, av.VideoFrame.from_ndarray(image, format="rgb24"))
 
     def sound(self, sample_rate: int, layout: str | None = None) -> Iterator[np.ndarray]:

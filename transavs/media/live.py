@@ -16,8 +16,8 @@ import av
 import numpy as np
 
 from transavs.media.audio_file import SAMPLE_RATE
-from transavs.media.container import PACKED, SteadyStamps, best_streams, check_sound, steady_sound
-from transavs.media.frames import VideoFrame, upright_size
+from transavs.media.container import PACKED, SteadyStamps, best_streams, check_sound, pixel_aspect, steady_sound
+from transavs.media.frames import VideoFrame, upright_shape
 from transavs.utils.errors import AVSInputError, one_line
 
 MAX_LATENCY = 2.0  # seconds
@@ -83,6 +83,7 @@ class LiveVideo:
         elif needs_sound:
             raise AVSInputError(f"{name} holds no sound track: give a sound with --audio, which may be mute")
         self.frame_rate = float(picture.average_rate or picture.guessed_rate or FRAME_RATE)
+        stored_aspect = pixel_aspect(picture)  # readers close their containers, and their streams with them
         self._readers = [
             threading.Thread(
                 target=self._read, args=(container, [s for s in (picture, sound) if s is not None and s in streams])
@@ -93,7 +94,7 @@ class LiveVideo:
         for reader in self._readers:
             reader.daemon = True  # what sends nothing more must not keep the program from ending
             reader.start()
-        self.height, self.width = upright_size(self._first_frame())
+        self.height, self.width, self.pixel_aspect = upright_shape(self._first_frame(), stored_aspect)
 
     def _first_frame(self) -> Any:
         with self._changed:

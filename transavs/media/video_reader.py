@@ -17,8 +17,8 @@ import av
 import numpy as np
 
 from transavs.media.audio_file import SAMPLE_RATE
-from transavs.media.container import SteadyStamps, best_streams, check_sound, open_media, steady_sound
-from transavs.media.frames import VideoFrame, upright_size
+from transavs.media.container import SteadyStamps, best_streams, check_sound, open_media, pixel_aspect, steady_sound
+from transavs.media.frames import VideoFrame, upright_shape
 from transavs.utils.errors import AVSInputError, one_line
 from transavs.utils.limits import MAX_PIXELS
 
@@ -33,6 +33,7 @@ class Video:
     Attributes:
         name: for messages.
         height, width: of the upright frames in pixels.
+        pixel_aspect: width over height of a pixel when it is shown.
         frame_rate: frames per second on average.
         duration: in seconds as the file announces it, or where it does not, as its packets tell.
         sample_rate: of the sound, in Hz.
@@ -87,7 +88,7 @@ class Video:
         if start:
             self._cut_off(start)
         self.duration = min(self.duration, self._end - self._start)
-        self.height, self.width = upright_size(first)
+        self.height, self.width, self.pixel_aspect = upright_shape(first, self._stored_aspect)
 
     def _read_header(self, needs_sound: bool) -> None:
         with self._opened() as container:
@@ -102,6 +103,7 @@ class Video:
             if sound is not None:
                 check_sound(self.name, sound.codec_context)
                 self.sample_rate, self.channels = sound.codec_context.sample_rate, sound.codec_context.channels
+            self._stored_aspect = pixel_aspect(picture)
             self.frame_rate = float(picture.average_rate or picture.guessed_rate or 1)
             self._announced: float = container.duration / av.time_base if container.duration else 0.0
             if self._announced and "matroska" in container.format.name:  # which announces the time stamp of its end
@@ -123,6 +125,7 @@ class Video:
         stamped = True
         with self._opened() as container, suppress(av.FFmpegError):  # a damaged file is used as far as it goes
             picture, _ = best_streams(container)
+            guessed = float(picture.guessed_rate or self.frame_rate)
             for packet in container.demux(picture):
                 if packet.size:  # the last one of all is empty
                     stamped = stamped and packet.pts is not None
@@ -131,7 +134,7 @@ class Video:
         if stamped and count > 1 and last > first:
             self.frame_rate = (count - 1) / (last - first)
         elif not stamped:
-            self.frame_rate = float(picture.guessed_rate or self.frame_rate)  # of the codec; else it is FFmpeg's 25
+            self.frame_rate = guessed  # of the codec; else it is FFmpeg's 25
         self.duration = count / self.frame_rate
 
     @contextmanager

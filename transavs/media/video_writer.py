@@ -7,8 +7,8 @@ from types import TracebackType
 from typing import Any
 
 import av
-import cv2
 import numpy as np
+from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
 
 from transavs.media.audio_stream import Sound
 from transavs.utils.atomic_files import finish_partial, partial_path
@@ -19,6 +19,10 @@ CONTAINERS = {".mp4": "mp4", ".mov": "mov", ".mkv": "matroska"}  # FFmpeg's name
 SLOWEST, FASTEST = 0.01, 1000.0  # frame rates that are announced: videos may claim any
 LAYOUTS = {1: "mono", 2: "stereo", 6: "5.1"}  # by number of channels, that every player knows
 MAX_SAMPLE_RATE = 48000
+HD_HEIGHT = 720  # from which on players that do not look at tags take the colors for BT.709
+# AVColorSpace of FFmpeg, which PyAV names otherwise for its conversion; primaries and gamma of the same standard.
+BT709 = {"colorspace": 1, "color_primaries": ColorPrimaries.BT709, "color_trc": ColorTrc.BT709}
+BT601 = {"colorspace": 6, "color_primaries": ColorPrimaries.SMPTE170M, "color_trc": ColorTrc.SMPTE170M}
 QUALITY = {"crf": "20", "preset": "veryfast"}
 AT_ONCE = {"tune": "zerolatency", "g": "25"}  # a player can begin at each of these frames
 GROWING = {"movflags": "frag_keyframe+empty_moov+default_base_moof", "flush_packets": "1"}  # the first is of .mp4
@@ -50,6 +54,7 @@ class VideoWriter:
         *,
         sample_rate: int,
         channels: int,
+        pixel_aspect: Fraction | int = 1,
         live: bool = False,
     ):
         """
@@ -60,6 +65,7 @@ class VideoWriter:
             sound: blocks of float32 (channels, n).
             sample_rate: of them, in Hz.
             channels: 1, 2 or 6.
+            pixel_aspect: width over height of a pixel when it is shown.
             live: whether frames come in real time.
 
         Raises:
@@ -90,7 +96,12 @@ class VideoWriter:
         )
         self._picture.height, self._picture.width = (side + side % 2 for side in size)
         self._picture.pix_fmt = "yuv420p"
+        self._picture.sample_aspect_ratio = Fraction(pixel_aspect)
         self._picture.codec_context.time_base = CLOCK
+        self._colors = Colorspace.ITU709 if size[0] >= HD_HEIGHT else Colorspace.ITU601
+        self._picture.codec_context.color_range = ColorRange.MPEG
+        for name, tag in (BT709 if self._colors == Colorspace.ITU709 else BT601).items():
+            setattr(self._picture.codec_context, name, tag)
         self._voice = self._container.add_stream("aac", rate=sample_rate, layout=LAYOUTS[channels])
 
     def write(self, pixels: np.ndarray, time: float) -> None:
@@ -105,9 +116,9 @@ class VideoWriter:
             pixels = np.pad(pixels, ((0, rows), (0, columns), (0, 0)), mode="edge")
         self._write_sound(time)
         self._reached = time
-        # OpenCV converts several times as fast as FFmpeg, and to the same colors but for rounding.
-        planes = cv2.cvtColor(np.ascontiguousarray(pixels), cv2.COLOR_RGB2YUV_I420)
-        frame = av.VideoFrame.from_ndarray(planes.astype(np.uint8, copy=False), format="yuv420p")
+        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24").reformat(
+            format="yuv420p", dst_colorspace=self._colors, dst_color_range=ColorRange.MPEG, threads=1
+        )
         frame.pts, frame.time_base = round(time / CLOCK), CLOCK
         self._container.mux(self._picture.encode(frame))
 

@@ -14,10 +14,10 @@ from transavs.data.audio import load_log_mel_pickle, seconds_of_examples
 from transavs.data.avsbench import IGNORED_ID, LAYOUTS
 from transavs.data.integrity.report import Finding
 from transavs.media.audio_file import load_audio
-from transavs.media.images import MASK_ENCODINGS, open_image, voc_palette
+from transavs.media.mask_encodings import binary_mask, class_ids, count_colors, pack_colors, voc_palette
+from transavs.media.pixels import open_image, rgb_pixels
 from transavs.utils.errors import AVSInputError
 
-BLACK = (0, 0, 0)
 SILENCE = 1e-4  # peak, of full scale 1: what the dither of 16 bits stays below
 Size = tuple[int, int]  # (W, H) in pixels
 Decoded = TypeVar("Decoded")
@@ -70,17 +70,6 @@ def _decode(path: str, what: str, read: Callable[[Image.Image], Decoded], findin
         return None
 
 
-def _loaded_size(image: Image.Image) -> Size:
-    size = image.size
-    image.draft("L", (1, 1))  # of a JPEG few pixels suffice; it is read to its end all the same
-    image.load()  # the header alone does not tell that a file ends early
-    return size
-
-
-def _as_rgb(image: Image.Image) -> Image.Image:
-    return image.convert("RGB")
-
-
 def _check_size(path: str, what: str, found: Size, size: Size | None, findings: list[Finding]) -> None:
     if size and found != size:
         message = f"is {found[0]} x {found[1]} pixels, the frames are {size[0]} x {size[1]}"
@@ -89,8 +78,8 @@ def _check_size(path: str, what: str, found: Size, size: Size | None, findings: 
 
 def _check_frames(paths: list[str], findings: list[Finding]) -> Size | None:
     """The size of the clip, which is that of most of its frames; None if no frame can be read."""
-    decoded = {path: _decode(path, "frame", _loaded_size, findings) for path in paths}
-    sizes = {path: size for path, size in decoded.items() if size}
+    decoded = {path: _decode(path, "frame", rgb_pixels, findings) for path in paths}
+    sizes = {path: pixels.shape[1::-1] for path, pixels in decoded.items() if pixels is not None}
     if not sizes:
         return None
     most = Counter(sizes.values()).most_common(1)[0][0]
@@ -99,24 +88,19 @@ def _check_frames(paths: list[str], findings: list[Finding]) -> Size | None:
     return most
 
 
-def _colors(image: Image.Image) -> set[Any]:
-    """All RGB colors of an image."""
-    return {color for _, color in image.getcolors(image.width * image.height) or ()}
-
-
 def _check_binary_mask(path: str, size: Size | None, findings: list[Finding]) -> None:
-    mask = _decode(path, "mask", _as_rgb, findings)
-    if mask is None:
+    decoded = _decode(path, "mask", lambda image: (binary_mask(image), count_colors(image)), findings)
+    if decoded is None:
         return
-    _check_size(path, "mask", mask.size, size, findings)
-    others = len(_colors(mask) - {BLACK})
-    if others > 1:
-        findings.append(Finding("mask-values", path, f"is not binary: it has {others} values that are not black"))
+    mask, colors = decoded
+    _check_size(path, "mask", mask.shape[::-1], size, findings)
+    if colors > 1:
+        findings.append(Finding("mask-values", path, f"is not binary: it has {colors} values that are not black"))
 
 
 def _check_class_ids(path: str, size: Size | None, num_classes: int, findings: list[Finding]) -> np.ndarray | None:
     """(H, W) class ids; None if they cannot be read or are no classes."""
-    ids = _decode(path, "mask", MASK_ENCODINGS["class_ids"], findings)
+    ids = _decode(path, "mask", class_ids, findings)
     if ids is None:
         return None
     _check_size(path, "mask", ids.shape[::-1], size, findings)
@@ -128,28 +112,22 @@ def _check_class_ids(path: str, size: Size | None, num_classes: int, findings: l
     return ids
 
 
-def _packed(image: Image.Image) -> np.ndarray:
-    """uint32 (H, W): one number per color, which compares far faster than three."""
-    return np.asarray(image.convert("RGBA")).view(np.uint32)[..., 0]
-
-
 def _check_colors(
     path: str, ids: np.ndarray | None, size: Size | None, num_classes: int, findings: list[Finding]
 ) -> None:
     """Compare a mask in colors with the palette and with the class ids of the same frame."""
-    image = _decode(path, "color", _as_rgb, findings)
-    if image is None:
+    colors = _decode(path, "color", rgb_pixels, findings)
+    if colors is None:
         return
-    _check_size(path, "color", image.size, size, findings)
-    palette = voc_palette(num_classes)
-    unknown = _colors(image) - set(map(tuple, palette.tolist()))
-    if unknown:
-        message = f"has {len(unknown)} colors that stand for no class, such as {min(unknown)} in RGB"
+    _check_size(path, "color", colors.shape[1::-1], size, findings)
+    numbers, palette = pack_colors(colors), pack_colors(voc_palette(num_classes))
+    unknown = np.setdiff1d(numbers, palette)
+    if unknown.size:
+        message = f"has {unknown.size} colors that stand for no class, such as #{unknown[0]:06x}"
         findings.append(Finding("color-unknown", path, message))
-    elif ids is not None and ids.shape[::-1] == image.size:
+    elif ids is not None and ids.shape == numbers.shape:
         known = ids != IGNORED_ID
-        expected = _packed(Image.fromarray(palette[None]))[0][np.where(known, ids, 0)]
-        differ = np.count_nonzero((expected != _packed(image)) & known)
+        differ = np.count_nonzero((palette[np.where(known, ids, 0)] != numbers) & known)
         if differ:
             message = f"and the class ids of the frame disagree in {differ} pixels"
             findings.append(Finding("color-disagrees", path, message))

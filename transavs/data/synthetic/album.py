@@ -6,20 +6,21 @@ test of the others, as far as there are others.
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
 import cv2
 import numpy as np
+from PIL import Image
 
 from transavs.data.avsbench import CLASS_SEPARATOR
 from transavs.data.synthetic import sounds as synthetic_sounds
 from transavs.data.synthetic.photos import Cutout, PhotoScene, PhotoScenery
 from transavs.data.synthetic.sounds import Soundscape
 from transavs.media.audio_file import SAMPLE_RATE, load_audio, resample
-from transavs.media.images import open_image, readable
+from transavs.media.pixels import open_image, readable, rgb_pixels, rgba_pixels
 from transavs.utils.errors import AVSInputError
 from transavs.utils.text_files import read_csv
 
@@ -94,13 +95,13 @@ def read_table(path: str | Path) -> list[Entry]:
     return entries
 
 
-def _read_image(path: Path, mode: str, draft_side: int) -> np.ndarray:
+def _read_image(path: Path, pixels_of: Callable[[Image.Image], np.ndarray], draft_side: int) -> np.ndarray:
     """uint8 (H, W, channels) of a photograph; a large JPEG is decoded at a fraction of its size."""
     if not path.is_file():
         raise AVSInputError(f"{path} does not exist: name the folder of the photographs with --stamps")
     with readable(path, "a photograph", "unpack its package again"), open_image(path) as image:
         image.draft("RGB", (draft_side, draft_side))
-        return np.asarray(image.convert(mode))
+        return pixels_of(image)
 
 
 def read_cutout(path: Path, size: float) -> Cutout:
@@ -109,7 +110,7 @@ def read_cutout(path: Path, size: float) -> Cutout:
     Raises:
         AVSInputError: it is missing, no image, or nothing of it is transparent or opaque.
     """
-    pixels = _read_image(path, "RGBA", CUTOUT_SIDE)
+    pixels = _read_image(path, rgba_pixels, CUTOUT_SIDE)
     opaque = pixels[..., 3] >= OPAQUE
     if opaque.all() or not opaque.any():
         raise AVSInputError(f"{path} is not cut out: name a photograph with an alpha channel")
@@ -128,7 +129,7 @@ def read_cutout(path: Path, size: float) -> Cutout:
 
 def read_background(path: Path) -> np.ndarray:
     """Float32 (H, W, 3), RGB in [0, 1], of a photograph that fills the image; see :func:`read_cutout` for errors."""
-    pixels = _read_image(path, "RGB", 2 * BACKGROUND_SIDE)
+    pixels = _read_image(path, rgb_pixels, 2 * BACKGROUND_SIDE)
     return _shrunk(pixels, BACKGROUND_SIDE / min(pixels.shape[:2])).astype(np.float32) / 255
 
 

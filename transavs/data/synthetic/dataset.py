@@ -29,7 +29,7 @@ from transavs.data.synthetic import sounds as synthetic_sounds
 from transavs.data.synthetic.scenes import OUTLINES, TEXTURES, AnyScene, Look, Scene, Scenery, render_clip
 from transavs.data.synthetic.sounds import Soundscape, Timbre
 from transavs.media.audio_file import SAMPLE_RATE
-from transavs.media.images import voc_palette
+from transavs.media.mask_encodings import voc_palette
 from transavs.utils.atomic_files import atomic_write, write_file, write_image
 from transavs.utils.errors import AVSInputError, choose
 
