@@ -103,6 +103,7 @@ def test_the_tool_scores_one_split_of_a_tree_that_holds_all(tiny_datasets: Path,
 @pytest.mark.parametrize(("subset", "classes"), [("ms3", 2), ("avss", 7)])
 def test_written_predictions_score_as_they_did(tiny_datasets: Path, tmp_path: Path, subset: str, classes: int):
     """What an evaluation keeps is scored again from the files; scores to the 255 levels of a file."""
+    torch.manual_seed(0)
     root = tiny_datasets / "synthetic" / ("AVSBench_semantic" if subset == "avss" else "")
     records, gt = load_avsbench(root, subset, "test"), tmp_path / "gt"
     names = [str(c) for c in range(classes)]
