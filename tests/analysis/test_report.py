@@ -64,8 +64,7 @@ def test_a_report_that_was_broken_off_goes_on(run_here, tmp_path: Path, monkeypa
 
     monkeypatch.setattr(report, "_seconds_and_bytes", measure)
     command = ("tools/benchmark.py", *OPTIONS, "--report", tmp_path / "a.md", "--", *TINY_MODEL)
-    with pytest.raises(KeyboardInterrupt):
-        run_here(*command)
+    assert run_here(*command).returncode == 130  # as a shell has it of a program that Ctrl-C has ended
     first = read_rows(tmp_path / "a.md")
     assert [row["images/s"] for row in first] == ["10.0", "failed: the card is lost", "10.0"]
     assert run_here(*command).returncode == 0

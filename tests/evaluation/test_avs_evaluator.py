@@ -172,7 +172,6 @@ def test_f_batch4_is_the_published_loop_in_the_order_of_the_csv(count: int):
         found = evaluator.evaluate()["sem_seg"]
         assert found["F_batch4"] == pytest.approx(expected, abs=1e-4)
         assert found["F"] == pytest.approx(published_fscore(inputs, outputs, 1), abs=1e-4)
-        assert found["F_curve"] - 1e-9 <= found["F_batch4"] <= found["F"] + 1e-9 or count == 9  # whose groups are empty
     if count == 9:
         assert abs(expected - published_fscore(inputs, outputs, 4)) > 0.01
 
@@ -295,7 +294,7 @@ def table_rows(table: str) -> list[list[str]]:
 
 
 def test_results_as_file_and_table(tmp_path: Path):
-    scores = Scores.merged([scores_of({"dog": 50.0}), scores_of({"dog": 1.0}, "_silence", FPR=3.0)])
+    scores = Scores.merged([scores_of({"dog": 50.0}, FPR=2.0), scores_of({"dog": 1.0}, "_silence", FPR=3.0)])
     assert scores["J-dog_silence"] == 1.0
     write_results({"a": {"sem_seg": scores}}, tmp_path / "one")
     assert json.loads((tmp_path / "one/results.json").read_text()) == scores

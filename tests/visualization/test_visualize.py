@@ -18,6 +18,8 @@ from transavs import AVSInputError
 from transavs.checkpoint.checkpointer import AVSCheckpointer
 from transavs.config.load import load_config
 from transavs.data import AVSDatasetMapper
+from transavs.evaluation.results import write_results
+from transavs.evaluation.scores import CATEGORY, FRAMES, GroupScore, Scores
 from transavs.media.images import read_frame
 from transavs.modeling.transavs.query_decoder import sine_positions
 from transavs.modeling.transavs.semantic_inference import semantic_inference
@@ -217,6 +219,11 @@ def write_run(folder: Path, metrics: str = "", **results: object) -> Path:
     return folder
 
 
+def write_groups(folder: Path, **sets: list[GroupScore]) -> Path:
+    write_results({name: {"sem_seg": Scores({"J": 1.0}, groups)} for name, groups in sets.items()}, folder)
+    return folder
+
+
 def test_of_an_iteration_done_twice_the_later_line_counts(tmp_path: Path):
     lines = [
         {"iteration": 19, "total_loss": 5.0},
@@ -259,23 +266,21 @@ def test_curves_have_a_panel_per_metric_and_a_line_per_run(figures: list[Figure]
 
 
 def test_categories_in_order_of_the_first_run(tmp_path: Path, figures: list[Figure]):
-    scores = {
-        "J": 1.0,
-        "J-dog": 30.0,
-        "J-cat": 50.0,
-        "F-cat": 9.0,
-        "J-small": 2.0,
-        "J-empty": 3.0,
-        "J-cat_silence": 4.0,
-    }
-    runs = {"a": write_run(tmp_path / "a", **scores)}
-    runs["b"] = write_run(tmp_path / "b", one=scores, two={"J-dog": 70.0, "J-owl": 20.0})
+    scores = [
+        GroupScore(CATEGORY, "dog", "J", 30.0),
+        GroupScore(CATEGORY, "cat", "J", 50.0),
+        GroupScore(CATEGORY, "cat", "F", 9.0),
+        GroupScore(FRAMES, "small", "J", 2.0),
+        GroupScore(CATEGORY, "cat", "J", 4.0, "silence"),
+    ]
+    others = [GroupScore(CATEGORY, "dog", "J", 70.0), GroupScore(CATEGORY, "owl", "J", 20.0)]
+    runs = {"a": write_groups(tmp_path / "a", two=scores), "b": write_groups(tmp_path / "b", one=scores, two=others)}
     values = collect_categories(runs, "J", "two")
     assert list(values.items()) == [("cat", {"a": 50.0}), ("dog", {"a": 30.0, "b": 70.0}), ("owl", {"b": 20.0})]
     assert collect_categories({"a": runs["a"]}, "J_silence") == {"cat": {"a": 4.0}}
     with pytest.raises(AVSInputError, match="test sets one, two: choose one with --dataset"):
         collect_categories(runs, "J")
-    with pytest.raises(AVSInputError, match=r"a/results\.json has no IoU by category"):
+    with pytest.raises(AVSInputError, match=r"a/groups\.json has no IoU by category"):
         collect_categories(runs, "IoU", "one")
     charts.draw_groups(values, "J", "unused.png")
     axis = figures[0].axes[0]
@@ -343,8 +348,9 @@ def test_a_model_without_queries_is_refused(tmp_path: Path, run_here):
 
 
 def test_the_tool_draws_runs(tmp_path: Path, run_here):
+    scores = [GroupScore(CATEGORY, "dog", "J", 1.0), GroupScore(CATEGORY, "cat", "J", 2.0)]
     runs = [
-        write_run(tmp_path / name, '{"iteration": 19, "total_loss": 7.0}', **{"J-a": 1.0, "J-b": 2.0}) for name in "ab"
+        write_groups(write_run(tmp_path / name, '{"iteration": 19, "total_loss": 7.0}'), only=scores) for name in "ab"
     ]
     for figure in ("curves", "bars"):
         done = run_here(TOOL, figure, *runs, "--names", "one", "two", "--output", tmp_path / f"{figure}.png")
