@@ -10,6 +10,7 @@ from PIL import Image
 
 from transavs import AVSInputError
 from transavs.analysis.ablation import collect, draw_runs, execute, plan, tabulate_runs, write_tables
+from transavs.config.load import load_config
 
 CPU = REPOSITORY / "configs/ablations/cpu"
 
@@ -63,6 +64,18 @@ def test_every_config_is_checked_before_the_first_run(tmp_path: Path):
     with pytest.raises(AVSInputError, match=r"MODEL\.NO_KEY"):
         plan([CPU / "ms3_base.yaml"], [1], tmp_path, ["MODEL.NO_KEY", "1"])
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_of_another_config_is_refused(tmp_path: Path):
+    """Its results would stand in the table beside settings that it was not trained with."""
+    config = CPU / "ms3_base.yaml"
+    (run,) = plan([config], [7], tmp_path, [])
+    run.output.mkdir(parents=True)
+    cfg = load_config(config, ["SEED", "7", "OUTPUT_DIR", "elsewhere", "MODEL.DEVICE", "cuda"])
+    (run.output / "config.yaml").write_text(cfg.dump())
+    assert plan([config], [7], tmp_path, []) == [run]
+    with pytest.raises(AVSInputError, match=r"ms3_base/seed7 holds .*\(SOLVER\.BASE_LR: .*, now 0\.5\): give another"):
+        plan([config], [8, 7], tmp_path, ["SOLVER.BASE_LR", "0.5"])
 
 
 # As a training run that is killed after an evaluation on its way, and going on comes to other results.

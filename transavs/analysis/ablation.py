@@ -16,8 +16,9 @@ from detectron2.config import CfgNode
 from tabulate import tabulate
 from tqdm import tqdm
 
-from transavs.config.load import load_config
+from transavs.config.load import config_changes, load_config
 from transavs.data.avsbench import LAYOUTS
+from transavs.engine.resume import NOT_TOLD
 from transavs.evaluation.results import RESULTS_NAME
 from transavs.utils.atomic_files import write_file
 from transavs.utils.errors import AVSInputError
@@ -56,6 +57,16 @@ class AblationRun:
         subset, _, rest = self.config.stem.partition("_")
         return rest if subset in LAYOUTS and rest else self.config.stem
 
+    def check_config(self, cfg: CfgNode) -> None:
+        """Raise an AVSInputError where the run has begun with other settings than those of its config now."""
+        before = self.output / "config.yaml"  # written by detectron2 as a run begins
+        but_for = (*NOT_TOLD, "SEED")  # which the folder's name tells
+        if before.exists() and (changes := config_changes(load_config(before), cfg, but_for=but_for)):
+            raise AVSInputError(
+                f"{self.output} holds a run with another config ({'; '.join(changes)}): give another --output, or "
+                "remove the folder"
+            )
+
     def execute(self, train_net: Path, threads: int) -> None:
         """Train and test in a process of its own, going on from its last checkpoint; nothing if it has finished.
 
@@ -84,14 +95,20 @@ class AblationRun:
 
 
 def plan(configs: Sequence[Path], seeds: Sequence[int], output: Path, overrides: Sequence[str]) -> list[AblationRun]:
-    """All runs, seed by seed, so that a first table is there early. Checks every config first."""
-    for config in configs:
-        load_config(config, overrides)
-    return [
+    """All runs, seed by seed, so that a first table is there early. Checks every config first.
+
+    Raises:
+        AVSInputError: a config cannot be used, or a run's folder holds what was trained with another one.
+    """
+    settings = {config: load_config(config, overrides) for config in configs}
+    runs = [
         AblationRun(config, seed, output / config.stem / f"seed{seed}", tuple(overrides))
         for seed in seeds
         for config in configs
     ]
+    for run in runs:
+        run.check_config(settings[run.config])
+    return runs
 
 
 def execute(runs: Sequence[AblationRun], train_net: Path, jobs: int) -> None:
