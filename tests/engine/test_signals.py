@@ -126,7 +126,7 @@ def output_after(process: subprocess.Popen, number: int) -> str:
     return process.communicate(timeout=120)[0]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM])
 def test_a_signal_to_all_processes_ends_a_run_with_one_line(tiny_datasets: Path, tmp_path: Path, number: int):
     """Its worker gets the signal too."""
     process = start(tmp_path, tiny_datasets)
@@ -170,6 +170,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_a_launcher_passes_the_signal_on_and_ends_as_its_processes_do(tmp_path: Path):
     """The part of detectron2's launcher that needs no GPU."""
     script = tmp_path / "launched.py"
