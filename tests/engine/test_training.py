@@ -12,6 +12,7 @@ from helpers.repository import REPOSITORY
 from transavs.checkpoint.convert import convert_weights
 from transavs.config.load import load_config
 from transavs.engine import AVSTrainer
+from transavs.modeling.backbones.vggish import VGGish
 
 CONFIGS = REPOSITORY / "configs"
 NAMED = sorted(p for folder in (CONFIGS, CONFIGS / "cpu") for p in folder.glob("*.yaml") if "Base" not in p.name)
@@ -92,7 +93,11 @@ def test_published_tpavi_checkpoints_are_evaluated(config: Path, run_train_net, 
     published = PublishedTPAVI(71 if semantic else 1, audio_bias=not semantic, encoder=encoder)
     torch.save(published.state_dict(), tmp_path / "in.pth")
     convert_weights("avsbench", tmp_path / "in.pth", tmp_path / "out.pth")
+    torch.save(VGGish(embed_dim=128).state_dict(), tmp_path / "vggish.pth")
     options = (*REDUCED, "MODEL.WEIGHTS", tmp_path / "out.pth", "OUTPUT_DIR", tmp_path)
+    done = run_train_net("--config-file", config, "--eval-only", *options)
+    assert "parameters, or holds them in another shape, such as audio_backbone." in done.stderr
+    options += ("MODEL.AUDIO_BACKBONE.WEIGHTS", tmp_path / "vggish.pth")
     done = run_train_net("--config-file", config, "--eval-only", *options)
     assert done.returncode == 0, done.stderr
     results = json.loads((tmp_path / "results.json").read_text())
