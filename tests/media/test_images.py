@@ -42,10 +42,10 @@ def palette(values: np.ndarray, *colors: tuple[int, int, int]) -> Image.Image:
     return image
 
 
-def turned(image: Image.Image, orientation: int) -> Save:
+def turned(image: Image.Image, orientation: int, **options) -> Save:
     exif = Image.Exif()
     exif[ORIENTATION] = orientation
-    return lambda path: image.save(path, exif=exif)
+    return lambda path: image.save(path, exif=exif, **options)
 
 
 def soft_edges() -> np.ndarray:
@@ -145,7 +145,7 @@ def test_the_doctor_reads_masks_and_frames_as_training_does(tmp_path: Path):
     def findings(masks: dict[str, Save]) -> list[str]:
         saves = list(masks.values())
         for number, (frame, mask) in enumerate(zip(record["file_names"], record["mask_file_names"], strict=True)):
-            turned(Image.fromarray(np.rot90(PHOTO).copy()), 6)(frame)
+            turned(Image.fromarray(np.rot90(PHOTO).copy()), 6, format=("PNG", "JPEG")[number % 2])(frame)
             saves[number % len(saves)](mask)
         return sorted({finding.kind for finding in check_clip(Clip(tmp_path, "ms3", names, 2))})
 

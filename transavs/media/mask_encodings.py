@@ -11,10 +11,14 @@ PALETTE_COLORS = 256
 OPAQUE = 128  # alpha from which on a pixel can be seen
 
 
-def _mask_channels(image: Image.Image) -> tuple[np.ndarray, np.ndarray]:
-    """See :func:`transavs.media.pixels.raw_channels`."""
+def mask_channels(image: Image.Image) -> tuple[np.ndarray, np.ndarray]:
+    """Channels and alpha of a mask, upright, see :func:`transavs.media.pixels.raw_channels`.
+
+    Raises:
+        ValueError: see there and :func:`transavs.media.pixels.upright`; or small numbers in it are lost.
+    """
     if not image.mode.startswith(DEEP) and ";16" in str(getattr(image, "tile", "")):
-        # PIL keeps the upper half of them, in which small numbers are lost.
+        # PIL keeps the upper half of them.
         raise ValueError(f"it has 16 bits in each channel of {image.mode}: save it with 8, or gray")
     return raw_channels(upright(image))
 
@@ -29,7 +33,12 @@ def _is_gray(channels: np.ndarray) -> bool:
 
 
 def binary_mask(image: Image.Image) -> np.ndarray:
-    """Tell for each pixel whether it sounds, bool (H, W).
+    """Tell for each pixel whether it sounds, bool (H, W); see :func:`sounding_pixels`."""
+    return sounding_pixels(*mask_channels(image))
+
+
+def sounding_pixels(channels: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+    """Tell for each pixel of :func:`mask_channels` whether it sounds, bool (H, W).
 
     * Black and one other value, such as 1, 255 or a class's color: the other one sounds.
     * More gray levels, as soft edges have them: those from half white on sound.
@@ -39,7 +48,6 @@ def binary_mask(image: Image.Image) -> np.ndarray:
     Raises:
         ValueError: it is none of these.
     """
-    channels, alpha = _mask_channels(image)
     opaque = alpha >= OPAQUE
     if not opaque.all():
         return _cut_out(channels, opaque)
@@ -75,9 +83,8 @@ def _cut_out(channels: np.ndarray, opaque: np.ndarray) -> np.ndarray:
     return opaque
 
 
-def count_colors(image: Image.Image) -> int:
-    """Number of colors beside black in a mask that is no cut-out."""
-    channels, alpha = _mask_channels(image)
+def count_colors(channels: np.ndarray, alpha: np.ndarray) -> int:
+    """Number of colors beside black in :func:`mask_channels`; a cut-out counts as one."""
     if (alpha < OPAQUE).any():
         return 1
     return int(np.count_nonzero(np.unique(pack_colors(channels))))
@@ -91,7 +98,7 @@ def class_ids(image: Image.Image) -> np.ndarray:
     """
     if image.mode in ("P", "I"):
         return np.asarray(upright(image))
-    channels, alpha = _mask_channels(image)
+    channels, alpha = mask_channels(image)
     if not _is_gray(channels):
         raise ValueError(f"a file of class ids has one channel, or equal ones, and this one has colors in {image.mode}")
     ids = channels[..., 0]
@@ -121,13 +128,13 @@ def probabilities(image: Image.Image) -> np.ndarray:
     """float32 (H, W) in [0, 1]: gray levels from black 0 to white 1; all else is a binary mask.
 
     Raises:
-        ValueError: see :func:`binary_mask`.
+        ValueError: see :func:`mask_channels` and :func:`sounding_pixels`.
     """
-    channels, alpha = _mask_channels(image)
+    channels, alpha = mask_channels(image)
     levels, white = channels[..., 0], np.iinfo(channels.dtype).max
     is_binary = levels.max() in (0, 1, WHITE) and np.isin(levels, (0, levels.max())).all()
     if is_binary or image.mode == "P" or alpha.min() < OPAQUE or not _is_gray(channels):
-        return binary_mask(image).astype(np.float32)
+        return sounding_pixels(channels, alpha).astype(np.float32)
     return levels.astype(np.float32) / white
 
 

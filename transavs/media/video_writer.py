@@ -98,9 +98,9 @@ class VideoWriter:
         self._picture.pix_fmt = "yuv420p"
         self._picture.sample_aspect_ratio = Fraction(pixel_aspect)
         self._picture.codec_context.time_base = CLOCK
-        self._colors = Colorspace.ITU709 if size[0] >= HD_HEIGHT else Colorspace.ITU601
+        self._colors, tags = (Colorspace.ITU709, BT709) if size[0] >= HD_HEIGHT else (Colorspace.ITU601, BT601)
         self._picture.codec_context.color_range = ColorRange.MPEG
-        for name, tag in (BT709 if self._colors == Colorspace.ITU709 else BT601).items():
+        for name, tag in tags.items():
             setattr(self._picture.codec_context, name, tag)
         self._voice = self._container.add_stream("aac", rate=sample_rate, layout=LAYOUTS[channels])
 
@@ -116,6 +116,7 @@ class VideoWriter:
             pixels = np.pad(pixels, ((0, rows), (0, columns), (0, 0)), mode="edge")
         self._write_sound(time)
         self._reached = time
+        # FFmpeg's own threads would not survive a fork, see VideoFrame.pixels.
         frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24").reformat(
             format="yuv420p", dst_colorspace=self._colors, dst_color_range=ColorRange.MPEG, threads=1
         )

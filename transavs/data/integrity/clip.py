@@ -8,17 +8,25 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-from PIL import Image
+from PIL import ExifTags, Image
 
 from transavs.data.audio import load_log_mel_pickle, seconds_of_examples
 from transavs.data.avsbench import IGNORED_ID, LAYOUTS
 from transavs.data.integrity.report import Finding
 from transavs.media.audio_file import load_audio
-from transavs.media.mask_encodings import binary_mask, class_ids, count_colors, pack_colors, voc_palette
+from transavs.media.mask_encodings import (
+    class_ids,
+    count_colors,
+    mask_channels,
+    pack_colors,
+    sounding_pixels,
+    voc_palette,
+)
 from transavs.media.pixels import open_image, rgb_pixels
 from transavs.utils.errors import AVSInputError
 
 SILENCE = 1e-4  # peak, of full scale 1: what the dither of 16 bits stays below
+LAST_UNTURNED = 4  # of EXIF's orientations; the others swap rows and columns
 Size = tuple[int, int]  # (W, H) in pixels
 Decoded = TypeVar("Decoded")
 
@@ -70,6 +78,20 @@ def _decode(path: str, what: str, read: Callable[[Image.Image], Decoded], findin
         return None
 
 
+def _loaded_size(image: Image.Image) -> Size:
+    """The upright size of a frame, which is read to its end: the header alone does not tell that a file ends early."""
+    is_turned = image.getexif().get(ExifTags.Base.Orientation, 1) > LAST_UNTURNED
+    size = image.size[::-1] if is_turned else image.size
+    image.draft("L", (1, 1))  # of a JPEG few pixels suffice
+    rgb_pixels(image)
+    return size
+
+
+def _mask_and_colors(image: Image.Image) -> tuple[np.ndarray, int]:
+    channels, alpha = mask_channels(image)
+    return sounding_pixels(channels, alpha), count_colors(channels, alpha)
+
+
 def _check_size(path: str, what: str, found: Size, size: Size | None, findings: list[Finding]) -> None:
     if size and found != size:
         message = f"is {found[0]} x {found[1]} pixels, the frames are {size[0]} x {size[1]}"
@@ -78,8 +100,8 @@ def _check_size(path: str, what: str, found: Size, size: Size | None, findings: 
 
 def _check_frames(paths: list[str], findings: list[Finding]) -> Size | None:
     """The size of the clip, which is that of most of its frames; None if no frame can be read."""
-    decoded = {path: _decode(path, "frame", rgb_pixels, findings) for path in paths}
-    sizes = {path: pixels.shape[1::-1] for path, pixels in decoded.items() if pixels is not None}
+    decoded = {path: _decode(path, "frame", _loaded_size, findings) for path in paths}
+    sizes = {path: size for path, size in decoded.items() if size}
     if not sizes:
         return None
     most = Counter(sizes.values()).most_common(1)[0][0]
@@ -89,7 +111,7 @@ def _check_frames(paths: list[str], findings: list[Finding]) -> Size | None:
 
 
 def _check_binary_mask(path: str, size: Size | None, findings: list[Finding]) -> None:
-    decoded = _decode(path, "mask", lambda image: (binary_mask(image), count_colors(image)), findings)
+    decoded = _decode(path, "mask", _mask_and_colors, findings)
     if decoded is None:
         return
     mask, colors = decoded
